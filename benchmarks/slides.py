@@ -1,0 +1,67 @@
+"""The slides that are measured: made once by :func:`microtome.testing.make_slide`, kept in ``benchmarks/.cache``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(__file__).parent / ".cache"
+
+#: name -> arguments of make_slide
+RECIPES: dict[str, dict[str, Any]] = {
+    # 40960 x 40960, JPEG: the slide of all timings of pixels
+    "pyramid": {
+        "width": 40960, "height": 40960, "frame": 256, "codec": "jpeg", "quality": 80, "offsets": "eot",
+        "associated": False,
+    },
+    # 163,539 frames
+    "large": {
+        "width": 100000, "height": 80000, "frame": 240, "codec": "jpeg-rgb", "offsets": "eot", "associated": False,
+    },
+    # some 25,200 frames with an item each, in three parts of a concatenation
+    "sparse": {
+        "width": 40704, "height": 40704, "frame": 256, "codec": "jpeg", "tiling": "sparse", "parts": 3,
+        "offsets": "empty", "levels": 1, "associated": False,
+    },
+}  # fmt: skip
+
+
+def _maker() -> str:
+    """What makes the slides, as a digest: a slide made by other code is made anew."""
+    from microtome import testing
+
+    digest = hashlib.sha256()
+    for module in sorted(Path(testing.__path__[0]).glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def slide(name: str) -> Path:
+    """Return the folder of a slide of `RECIPES`, made on first use."""
+    recipe = RECIPES[name]
+    folder = CACHE / name
+    stamp = folder.with_suffix(".json")
+    made_by = {"recipe": recipe, "maker": _maker()}
+    if not (stamp.exists() and json.loads(stamp.read_text()) == made_by):
+        from microtome.testing import make_slide
+
+        print(f"making the slide {name!r} ...", end=" ", file=sys.stderr, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        start = time.perf_counter()
+        make_slide(folder, **recipe)
+        stamp.write_text(json.dumps(made_by))
+        print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return folder
+
+
+def real_slides() -> dict[str, Path]:
+    """The real slides beside the repository, where they are."""
+    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+    named = {"real, JPEG": root / "cmu1_dicom" / "jpeg_eot", "real, 3 paths": root / "dicom" / "3dhistech_BPAEC"}
+    return {name: path for name, path in named.items() if path.is_dir()}

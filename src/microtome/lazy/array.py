@@ -1,0 +1,279 @@
+"""The lazy array: what xarray indexes, and what a Dask task carries."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from xarray.backends import BackendArray
+from xarray.core.indexing import ExplicitIndexer, VectorizedIndexer
+
+from microtome.lazy.axis import Axis, Run, length, normalize
+from microtome.lazy.plan import Plan, plan_points
+from microtome.lazy.reader import LevelReader
+from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Kind", "SlideArray", "recording"]
+
+Kind = Literal["image", "coverage"]
+Pixels = npt.NDArray[Any]
+_local = threading.local()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_open_slides)
+
+
+@contextmanager
+def recording() -> Iterator[list[tuple[SlideArray, tuple[Any, ...]]]]:
+    """Let arrays note what this thread asks of them, and answer with zeros, instead of reading."""
+    before = getattr(_local, "notes", None)
+    _local.notes = notes = []
+    try:
+        yield notes
+    finally:
+        _local.notes = before
+
+
+class SlideArray(BackendArray):  # type: ignore[misc]
+    """Pixels of one image of a slide, or which of them are real, by NumPy's and xarray's rules of indexing.
+
+    Reads exactly the frames under a selection. Pickles to a reference; the slide is opened again where it is read.
+
+    Parameters
+    ----------
+    ref
+        Which slide.
+    node
+        Path of the image in the tree.
+    kind
+        Pixels, or whether a frame covers them.
+    dims
+        Of ``z``, ``path``, ``y``, ``x``, ``c``, in this order.
+    shape, dtype
+        Of the array.
+    opened
+        The slide, where this process has it open.
+    """
+
+    def __init__(
+        self,
+        ref: SlideRef,
+        node: str,
+        kind: Kind,
+        dims: tuple[str, ...],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        opened: OpenSlide | None = None,
+    ) -> None:
+        self.ref = ref
+        self.node = node
+        self.kind = kind
+        self.dims = dims
+        self.shape = shape
+        self.dtype = dtype
+        self._opened = opened
+        self._reader = opened.reader(node) if opened else None
+        self._pid = os.getpid()
+
+    @classmethod
+    def of(cls, opened: OpenSlide, node: str, kind: Kind = "image") -> SlideArray:
+        """Return the array of a node of an open slide."""
+        reader = opened.reader(node)
+        z, paths, rows, columns, samples = reader.shape
+        sizes = {"z": z, "path": paths, "y": rows, "x": columns, "c": samples if reader.colour else paths}
+        drop = {d for d in ("z", "path") if sizes[d] == 1 or (d == "path" and not reader.colour)}
+        if kind == "coverage" and reader.colour:
+            drop.add("c")
+        dims = tuple(d for d in sizes if d not in drop)
+        dtype = reader.dtype if kind == "image" else np.dtype(bool)
+        return cls(opened.ref, node, kind, dims, tuple(sizes[d] for d in dims), dtype, opened)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SlideArray, (self.ref, self.node, self.kind, self.dims, self.shape, self.dtype)
+
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        return ("microtome", self.token)
+
+    @property
+    def token(self) -> str:
+        """Names the pixels: the same in every process, another for other files, options or nodes."""
+        return f"{self.ref.fingerprint}-{self.node}-{self.kind}"
+
+    def __repr__(self) -> str:
+        return f"<microtome {self.kind} of {self.node} {self.shape} {self.dtype}>"
+
+    @property
+    def opened(self) -> OpenSlide:
+        """The slide, opened in this process."""
+        if self._opened is None or self._pid != os.getpid():
+            self._opened = resolve(self.ref)
+            self._reader = self._opened.reader(self.node)
+            self._pid = os.getpid()
+        return self._opened
+
+    @property
+    def reader(self) -> LevelReader:
+        """What reads the pixels."""
+        if self._reader is None or self._pid != os.getpid():
+            self._reader = self.opened.reader(self.node)
+        return self._reader
+
+    def __getitem__(self, key: ExplicitIndexer) -> Pixels:
+        notes = getattr(_local, "notes", None)
+        if notes is not None:
+            notes.append((self, key.tuple))
+            return _zeros(self, key)
+        if isinstance(key, VectorizedIndexer):
+            return self._points(key.tuple)
+        return self.block(key.tuple)
+
+    def _selection(self, key: tuple[Any, ...]) -> tuple[dict[str, Axis], set[str], set[str]]:
+        """Return what is selected along each axis, which axes are reversed, and which are dropped."""
+        axes: dict[str, Axis] = {d: Run(0, 1) for d in ("z", "path", "y", "x", "c")}
+        reverse: set[str] = set()
+        dropped = set(axes) - set(self.dims)
+        for dim, k, size in zip(self.dims, key, self.shape, strict=True):
+            if isinstance(k, slice):
+                axes[dim], backwards = normalize(k, size)
+                if backwards:
+                    reverse.add(dim)
+            elif isinstance(k, np.ndarray) and k.ndim:
+                axes[dim], _ = normalize(k, size)
+            else:
+                axes[dim], _ = normalize(np.atleast_1d(k), size)
+                dropped.add(dim)
+        if not self.reader.colour:
+            axes["path"], axes["c"] = axes["c"], Run(0, 1)
+        elif self.kind == "coverage":
+            axes["c"] = Run(0, 1)
+        return axes, reverse, dropped
+
+    def block(self, key: tuple[Any, ...], out: Pixels | None = None) -> Pixels:
+        """Return the pixels under one integer, slice or index array an axis, combined as by ``numpy.ix_``.
+
+        Parameters
+        ----------
+        key
+            One element an axis.
+        out
+            Array of the shape of the result to write to.
+        """
+        axes, reverse, dropped = self._selection(key)
+        reader = self.reader
+        zs, paths = _numbers(axes["z"]), _numbers(axes["path"])
+        rows, columns = length(axes["y"]), length(axes["x"])
+        if self.kind == "coverage":
+            full: Pixels = reader.covered(zs, paths, axes["y"], axes["x"])[..., np.newaxis]
+            if not reader.colour:
+                full = full[..., 0].transpose(0, 2, 3, 1)[:, np.newaxis]
+        else:
+            channels = axes["c"] if reader.colour else None
+            count = length(axes["c"]) if reader.colour else len(paths)
+            shape = (len(zs), len(paths) if reader.colour else 1, rows, columns, count)
+            straight = out is not None and not reverse and out.flags.c_contiguous
+            full = out.reshape(shape) if out is not None and straight else np.empty(shape, self.dtype)
+            view = full if reader.colour else full[:, 0].transpose(0, 3, 1, 2)[..., np.newaxis]
+            picked = None if channels is None else _channel_key(channels, reader.channels)
+            if full.size:
+                reader.read(zs, paths, [(axes["y"], axes["x"])], view, picked)
+        names = ("z", "path", "y", "x", "c")
+        gone = dropped if reader.colour else dropped | {"path"}
+        result: Pixels = full[tuple(0 if d in gone else slice(None, None, -1 if d in reverse else None) for d in names)]
+        if out is not None and not np.shares_memory(result, out):
+            out[...] = result
+            return out
+        return result
+
+    def _points(self, key: tuple[Any, ...]) -> Pixels:
+        """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""
+        reader = self.reader
+        arrays = {d: np.asarray(k) for d, k in zip(self.dims, key, strict=True) if not isinstance(k, slice)}
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        slices = {d: range(*k.indices(n)) for d, k, n in zip(self.dims, key, self.shape, strict=True) if isinstance(k, slice)}
+        # Colour channels come with a frame: selected afterwards, not looked up one by one.
+        whole_colour = reader.colour and "c" in slices and self.kind == "image"
+        spread = [d for d in slices if not (d == "c" and whole_colour)]
+        full = shape + tuple(len(slices[d]) for d in spread)
+        index: dict[str, npt.NDArray[np.int64]] = {}
+        for d, n in zip(self.dims, self.shape, strict=True):
+            if d in arrays:
+                values = normalize(arrays[d].ravel(), n)[0]
+                assert not isinstance(values, Run)
+                a = values.reshape(arrays[d].shape)
+                a = a.reshape((1,) * (len(shape) - a.ndim) + a.shape + (1,) * len(spread))
+            elif d in spread:
+                a = np.asarray(slices[d], np.int64).reshape(
+                    (1,) * len(shape) + tuple(-1 if s == d else 1 for s in spread)
+                )
+            else:
+                continue
+            index[d] = np.broadcast_to(a, full).ravel()
+        count = int(np.prod(full, dtype=np.int64))
+        zero = np.zeros(count, np.int64)
+        path = index.get("path" if reader.colour else "c", zero)
+        place = (index.get("z", zero), path, index["y"], index["x"])
+        if self.kind == "coverage":
+            covered = np.zeros(count, np.bool_)
+            plan = plan_points(reader.level, reader.level.planes, *place, run=1)
+            for unit in plan.units:
+                for jobs in unit.jobs:
+                    covered[jobs[0].target] = True
+            return covered.reshape(full)
+        pixels = reader.read_points(*place)
+        if whole_colour:
+            return pixels[:, slices["c"]].reshape(*full, len(slices["c"]))
+        if reader.colour:
+            pixels = np.take_along_axis(pixels, index["c"][:, np.newaxis], axis=1)
+        return pixels.reshape(full)
+
+    def batch(self, key: tuple[Any, ...], corners: Sequence[tuple[int, int]], height: int, width: int, out: Pixels) -> None:
+        """Read regions of one size into ``out`` (region, ..., y, x[, c]); frames that they share are decoded once."""
+        axes, _, _ = self._selection(key)
+        reader = self.reader
+        zs, paths = _numbers(axes["z"]), _numbers(axes["path"])
+        count = length(axes["c"]) if reader.colour else len(paths)
+        full = out.reshape(len(corners), len(zs), len(paths) if reader.colour else 1, height, width, count)
+        view: Pixels = full if reader.colour else full[:, :, 0].transpose(0, 1, 4, 2, 3)[..., np.newaxis]
+        picked = _channel_key(axes["c"], reader.channels) if reader.colour else None
+        regions: list[tuple[Axis, Axis]] = [(Run(y, y + height), Run(x, x + width)) for y, x in corners]
+        if full.size:
+            reader.read(zs, paths, regions, view if len(regions) > 1 else view[0], picked)
+
+    def plan(self, key: tuple[Any, ...]) -> Plan:
+        """Plan what `block` would read."""
+        axes, _, _ = self._selection(key)
+        return self.reader.plan(_numbers(axes["z"]), _numbers(axes["path"]), [(axes["y"], axes["x"])])
+
+
+def _numbers(axis: Axis) -> list[int]:
+    return list(range(*axis)) if isinstance(axis, Run) else axis.tolist()
+
+
+def _channel_key(axis: Axis, channels: int) -> slice | npt.NDArray[np.int64] | None:
+    if not isinstance(axis, Run):
+        return axis
+    return None if axis == Run(0, channels) else slice(*axis)
+
+
+def _zeros(array: SlideArray, key: ExplicitIndexer) -> Pixels:
+    """Return zeros of the shape of a selection, in the memory of one."""
+    arrays = [k for k in key.tuple if isinstance(k, np.ndarray)]
+    slices = [len(range(*k.indices(n))) for k, n in zip(key.tuple, array.shape, strict=True) if isinstance(k, slice)]
+    if isinstance(key, VectorizedIndexer):
+        shape = (*np.broadcast_shapes(*(a.shape for a in arrays)), *slices)
+    else:
+        sizes = [
+            len(range(*k.indices(n))) if isinstance(k, slice) else len(k)
+            for k, n in zip(key.tuple, array.shape, strict=True)
+            if isinstance(k, slice | np.ndarray)
+        ]
+        shape = tuple(sizes)
+    return np.broadcast_to(np.zeros((), array.dtype), shape)

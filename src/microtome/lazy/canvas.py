@@ -1,0 +1,100 @@
+"""Where decoded frames are pasted: regions, points, or the map of what is covered."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from microtome.errors import CorruptFrameError
+from microtome.lazy.plan import Job, PointJob
+
+__all__ = ["Canvas", "PointCanvas", "RegionCanvas"]
+
+Pixels = npt.NDArray[Any]
+
+
+class Canvas(Protocol):
+    """A result that takes the pixels of frames."""
+
+    def whole(self, job: Any, shape: tuple[int, ...]) -> Pixels | None:
+        """Return the place of a job if a frame of this shape may be decoded straight into it."""
+        ...
+
+    def put(self, job: Any, pixels: Pixels) -> None:
+        """Paste pixels (rows, columns, channels) of a frame."""
+        ...
+
+    def fill(self, job: Any, value: Pixels) -> None:
+        """Paste a value (channels,) in place of a frame that is missing."""
+        ...
+
+
+class RegionCanvas:
+    """Rectangles, or rows and columns: an array (..., y, x, channels) whose leading axes are slots."""
+
+    def __init__(self, view: Pixels, channels: slice | npt.NDArray[np.int64] | None) -> None:
+        self._view = view
+        self._channels = channels
+
+    def whole(self, job: Job, shape: tuple[int, ...]) -> Pixels | None:
+        """Return the place of a job if a frame of this shape may be decoded straight into it."""
+        if self._channels is not None or type(job.y.target) is not slice or type(job.x.target) is not slice:
+            return None
+        if job.y.source != slice(0, shape[0]) or job.x.source != slice(0, shape[1]):
+            return None
+        place: Pixels = self._view[job.slot][job.y.target, job.x.target]
+        return place if place.shape == shape and place.flags.c_contiguous else None
+
+    def put(self, job: Job, pixels: Pixels) -> None:
+        """Paste pixels (rows, columns, channels) of a frame."""
+        slot, y, x = job
+        rows, columns, _ = pixels.shape
+        if rows < y.need or columns < x.need:
+            raise CorruptFrameError(
+                f"decodes to {rows} x {columns} pixels, where at least {y.need} x {x.need} lie inside the matrix"
+            )
+        if self._channels is not None:
+            pixels = pixels[..., self._channels]
+        place = self._view[slot]
+        if type(y.target) is slice and type(x.target) is slice:
+            place[y.target, x.target] = pixels[y.source, x.source]
+        else:
+            place[_cross(y.target, x.target)] = pixels[_cross(y.source, x.source)]
+
+    def fill(self, job: Job, value: Pixels) -> None:
+        """Paste a value (channels,) in place of a frame that is missing."""
+        value = value if self._channels is None else value[self._channels]
+        self._view[job.slot][_cross(job.y.target, job.x.target)] = value
+
+
+def _cross(y: slice | npt.NDArray[np.int64], x: slice | npt.NDArray[np.int64]) -> tuple[Any, Any]:
+    """Return an index that selects rows ``y`` and, in each, columns ``x``."""
+    if isinstance(y, slice) or isinstance(x, slice):
+        return y, x
+    return y[:, np.newaxis], x
+
+
+class PointCanvas:
+    """Scattered points: an array (points, channels)."""
+
+    def __init__(self, view: Pixels) -> None:
+        self._view = view
+
+    def whole(self, job: PointJob, shape: tuple[int, ...]) -> Pixels | None:
+        """Return None: points are no frame."""
+        return None
+
+    def put(self, job: PointJob, pixels: Pixels) -> None:
+        """Paste pixels (rows, columns, channels) of a frame."""
+        try:
+            self._view[job.target] = pixels[job.y, job.x]
+        except IndexError:
+            raise CorruptFrameError(
+                f"decodes to {pixels.shape[0]} x {pixels.shape[1]} pixels, where more lie inside the matrix"
+            ) from None
+
+    def fill(self, job: PointJob, value: Pixels) -> None:
+        """Paste a value (channels,) in place of a frame that is missing."""
+        self._view[job.target] = value

@@ -1,0 +1,162 @@
+"""The frames of one file: its bytes, its frame index and its decoder, each made when first needed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from microtome import config
+from microtome.dicom.decoding import FrameDecoder
+from microtome.dicom.frame_index import FrameIndex, StaleOffsetError, build_index
+from microtome.dicom.instance import Instance
+from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
+from microtome.lazy.canvas import Canvas
+from microtome.lazy.plan import Unit
+
+__all__ = ["FrameFile"]
+
+SCRATCH_LIMIT = 16 << 20
+_scratch = threading.local()
+
+
+def _scratch_for(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """Return a buffer of this thread for a decoded frame: one that is in the processor's cache already."""
+    key = shape, dtype
+    if getattr(_scratch, "key", None) != key:
+        size = shape[0] * shape[1] * shape[2] * dtype.itemsize
+        _scratch.array = np.empty(shape, dtype) if size <= SCRATCH_LIMIT else None
+        _scratch.key = key
+    array: npt.NDArray[Any] | None = _scratch.array
+    return array
+
+
+class FrameFile:
+    """Reads and decodes the frames of an instance, from any thread."""
+
+    def __init__(self, instance: Instance) -> None:
+        fmt = instance.format
+        self.instance = instance
+        self.source = instance.outline.source
+        self.shape = (fmt.rows, fmt.columns, fmt.channels)
+        self._index: FrameIndex | None = None
+        self._decoder: FrameDecoder | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def index(self) -> FrameIndex:
+        """Where the frames are."""
+        if self._index is None:
+            with self._lock:
+                if self._index is None:
+                    self._index = build_index(self.instance)
+        return self._index
+
+    def _next_rung(self, bad: FrameIndex) -> None:
+        """Replace an index that has turned out to lie by one from further down the ladder."""
+        with self._lock:
+            if self._index is bad:
+                self._index = build_index(self.instance, below=bad.rung)
+
+    @property
+    def decoder(self) -> FrameDecoder:
+        """What decodes the frames."""
+        if self._decoder is None:
+            self._decoder = FrameDecoder(self.instance.format)
+        return self._decoder
+
+    def ranges(self, frames: list[int]) -> list[tuple[int, int]]:
+        """Return (offset, length) of each read that frames of a unit take."""
+        spans = [self.index.span(frame) for frame in frames]
+        low, high = spans[0][0], spans[-1][0] + spans[-1][1]
+        if high - low == sum(n for _, n in spans):
+            return [(low, high - low)]
+        return spans
+
+    def paste(self, unit: Unit, canvas: Canvas, fill: npt.NDArray[Any] | None) -> None:
+        """Read, decode and paste the frames of a unit.
+
+        Parameters
+        ----------
+        unit
+            Frames of this file.
+        canvas
+            Where they go.
+        fill
+            Value (channels,) in place of frames that are missing; None where that is an error.
+        """
+        for frame, jobs, payload in zip(unit.frames, unit.jobs, self._payloads(unit), strict=True):
+            if payload is None and fill is None:
+                raise MissingFrameError(self._message(frame, "the file ends before it"))
+            if payload is None:
+                for job in jobs:
+                    canvas.fill(job, fill)
+                continue
+            try:
+                self._paste_one(payload, frame, jobs, canvas)
+            except FrameError as e:
+                raise type(e)(self._message(frame, str(e))) from e
+
+    def _paste_one(self, payload: memoryview, frame: int, jobs: list[Any], canvas: Canvas) -> None:
+        dtype = self.instance.format.dtype
+        place = canvas.whole(jobs[0], self.shape) if len(jobs) == 1 else None
+        out = place if place is not None else _scratch_for(self.shape, dtype)
+        if out is None and self.shape[0] * self.shape[1] > max(1 << 28, len(payload) << 12):
+            raise CorruptFrameError(f"claims {self.shape[0]} x {self.shape[1]} pixels in {len(payload)} bytes")
+        assert self._index is not None
+        bit = self._index.bit_offset(frame)
+        decoder = self._decoder or self.decoder
+        pixels = decoder.decode(payload, out, bit_offset=bit) if bit else decoder.decode(payload, out)
+        if pixels is place:
+            return
+        for job in jobs:
+            canvas.put(job, pixels)
+
+    def _payloads(self, unit: Unit) -> list[memoryview | None]:
+        """Return the codestream of each frame of a unit; None for one that the file ends before."""
+        while True:
+            index = self.index
+            try:
+                return self._read(index, unit.frames)
+            except StaleOffsetError:
+                self._next_rung(index)
+
+    def _read(self, index: FrameIndex, frames: list[int]) -> list[memoryview | None]:
+        spans: list[tuple[int, int] | None] = []
+        for frame in frames:
+            try:
+                spans.append(index.span(frame))
+            except MissingFrameError:
+                spans.append(None)
+        present = [s for s in spans if s is not None]
+        if len(present) == len(spans) and len(spans) > 1:
+            low, high = present[0][0], present[-1][0] + present[-1][1]
+            # One read, unless an offset table has put neighbours apart.
+            if high - low == sum(n for _, n in present):
+                data = memoryview(self.source.read(low, high - low))
+                if len(data) == high - low:
+                    return [index.payload(data[start - low : start - low + n]) for start, n in present]
+        return [self._read_one(index, span) for span in spans]
+
+    def _read_one(self, index: FrameIndex, span: tuple[int, int] | None) -> memoryview | None:
+        if span is None:
+            return None
+        data = memoryview(self.source.read(*span))
+        if len(data) < span[1]:
+            # Either the file is cut, or the table lies; only the item headers tell.
+            if index.rung in ("native", "item headers"):
+                return None
+            raise StaleOffsetError
+        return index.payload(data)
+
+    def _message(self, frame: int, why: str) -> str:
+        i = self.instance
+        return f"{i.uri}: frame {frame + 1} of {i.frames} ({i.format.transfer_syntax or 'no transfer syntax'}): {why}"
+
+
+def threads_for(file: FrameFile) -> int:
+    """Return how many threads may work on reads of a file: as many as decode, or as many as wait for a store."""
+    settings = config.get()
+    return max(settings.io_threads, settings.decode_threads) if file.source.remote else settings.decode_threads

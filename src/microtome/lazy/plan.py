@@ -1,0 +1,273 @@
+"""The read planner: from a selection to the frames it touches, grouped into reads.
+
+A plan is made without reading a byte, and can be printed and compared. Its units are runs of frames that lie one behind
+the other in a file: one read each. Every frame is in one unit, with all the places its pixels go to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from microtome.dicom.matrix import Matrix
+from microtome.dicom.pyramid import Level, Plane
+from microtome.dicom.tiling import ABSENT, FullTiling, SparseTiling
+from microtome.lazy.axis import Axis, Hit, Run, hits_at, tile_hits
+
+__all__ = ["Job", "Plan", "PointJob", "Unit", "plan_points", "plan_regions"]
+
+LOCAL_RUN = 8
+"""Frames in one read of a local file: enough to save calls, few enough to share work between threads."""
+REMOTE_RUN = 64
+"""Frames in one read of a remote file."""
+
+
+class Job(NamedTuple):
+    """Pixels of a frame that go to a rectangle (or its pixels at some rows and columns) of the result."""
+
+    slot: tuple[int, ...]
+    """Which plane (and, for batches, which region) of the result."""
+    y: Hit
+    x: Hit
+
+
+class PointJob(NamedTuple):
+    """Pixels of a frame that go to scattered points of the result."""
+
+    target: npt.NDArray[np.int64]
+    y: npt.NDArray[np.int64]
+    x: npt.NDArray[np.int64]
+
+
+class Unit(NamedTuple):
+    """Frames of one file, one behind the other."""
+
+    matrix: int
+    part: int
+    frames: list[int]
+    jobs: list[list[Any]]
+
+
+class Plan(NamedTuple):
+    """What it takes to read a selection."""
+
+    units: list[Unit]
+    lost: list[tuple[int, int, Any]]
+    """(matrix, frame, job) of frames that should be there and are in no file; frame ABSENT where it is unknown which."""
+    complete: bool
+    """Whether frames cover every selected pixel, so that none needs a fill."""
+    overlapping: bool = False
+    """Whether tiles may overlap, so that frames must be pasted in order."""
+
+    @property
+    def frames(self) -> int:
+        """Number of frames to be read."""
+        return sum(len(unit.frames) for unit in self.units)
+
+
+class _Collector:
+    """Gathers frames in order of their places and turns them into units."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+        self.wanted: dict[tuple[int, int], list[Any]] = {}
+        self.lost: list[tuple[int, int, Any]] = []
+        self.complete = True
+
+    def add(self, matrix: int, frame: int, job: Any) -> None:
+        self.wanted.setdefault((matrix, frame), []).append(job)
+
+    def absent(self, matrix: int, job: Any) -> None:
+        self.complete = False
+        tiling = self.level.matrices[matrix].tiling
+        if isinstance(tiling, SparseTiling) and tiling.lost:
+            self.lost.append((matrix, ABSENT, job))
+
+    def plan(self, run: int, ordered: bool) -> Plan:
+        keys: Iterable[tuple[int, int]] = self.wanted if ordered else sorted(self.wanted)
+        units: list[Unit] = []
+        last = (-1, -1, -1)
+        for key in keys:
+            matrix, frame = key
+            place = _locate(self.level.matrices[matrix], frame)
+            if place is None:
+                self.lost.extend((matrix, frame, job) for job in self.wanted[key])
+                self.complete = False
+                continue
+            part, local = place
+            if last == (matrix, part, local - 1) and len(units[-1].frames) < run:
+                units[-1].frames.append(local)
+                units[-1].jobs.append(self.wanted[key])
+            else:
+                units.append(Unit(matrix, part, [local], [self.wanted[key]]))
+            last = (matrix, part, local)
+        overlapping = any(not m.tiling.aligned for m in self.level.matrices)
+        return Plan(units, self.lost, self.complete, overlapping)
+
+
+def _locate(matrix: Matrix, frame: int) -> tuple[int, int] | None:
+    if len(matrix.parts) == 1 and not matrix.parts[0].first:
+        return (0, frame) if frame < matrix.parts[0].instance.frames else None
+    return matrix.locate(frame)
+
+
+def plan_regions(
+    level: Level, planes: Sequence[tuple[tuple[int, ...], Plane | None]], regions: Sequence[tuple[Axis, Axis]], run: int
+) -> Plan:
+    """Plan the reading of one or several regions.
+
+    Parameters
+    ----------
+    level
+        Where the frames are.
+    planes
+        (slot, plane) of each plane that is read; the plane None where no instance shows it.
+    regions
+        Rows and columns of each region. With several, a region's number leads the slot of its jobs, and a frame that
+        several regions share is read once.
+    run
+        The most frames of a unit.
+    """
+    batch = len(regions) > 1
+    collect = _Collector(level)
+    for number, (ys, xs) in enumerate(regions):
+        for slot, plane in planes:
+            where = (number, *slot) if batch else slot
+            if plane is None:
+                collect.complete = False
+            elif level.matrices[plane.matrix].tiling.aligned:
+                _aligned(collect, plane, where, ys, xs)
+            else:
+                _unaligned(collect, plane, where, ys, xs)
+    return collect.plan(run, ordered=not batch)
+
+
+def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis, xs: Axis) -> None:
+    tiling = collect.level.matrices[plane.matrix].tiling
+    x_hits = tile_hits(xs, tiling.tile_columns)
+    if not x_hits:
+        return
+    first, stop = min(h.tile for h in x_hits), max(h.tile for h in x_hits) + 1
+    for y in tile_hits(ys, tiling.tile_rows):
+        frames = tiling.run(plane.number, y.tile, first, stop)
+        for x in x_hits:
+            frame = frames[x.tile - first]
+            if frame == ABSENT:
+                collect.absent(plane.matrix, Job(slot, y, x))
+            else:
+                collect.add(plane.matrix, frame, Job(slot, y, x))
+
+
+def _bounds(axis: Axis) -> tuple[int, int]:
+    if isinstance(axis, Run):
+        return axis.start, axis.stop
+    return (int(axis.min()), int(axis.max()) + 1) if len(axis) else (0, 0)
+
+
+def _unaligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis, xs: Axis) -> None:
+    tiling = collect.level.matrices[plane.matrix].tiling
+    assert isinstance(tiling, SparseTiling)
+    collect.complete = False  # what overlapping tiles leave uncovered is not worth working out
+    if tiling.lost:
+        collect.lost.append((plane.matrix, ABSENT, None))
+    for frame, row, column in tiling.touching(plane.number, *_bounds(ys), *_bounds(xs)):
+        y = hits_at(ys, row, tiling.tile_rows, tiling.rows)
+        x = hits_at(xs, column, tiling.tile_columns, tiling.columns)
+        if y is not None and x is not None:
+            collect.add(plane.matrix, frame, Job(slot, y, x))
+
+
+def plan_points(
+    level: Level,
+    planes: dict[tuple[int, int], Plane],
+    z: npt.NDArray[np.int64],
+    path: npt.NDArray[np.int64],
+    y: npt.NDArray[np.int64],
+    x: npt.NDArray[np.int64],
+    run: int,
+) -> Plan:
+    """Plan the reading of scattered points: the frames under them, each once.
+
+    Parameters
+    ----------
+    level
+        Where the frames are.
+    planes
+        By (z, path) index.
+    z, path, y, x
+        One element a point.
+    run
+        The most frames of a unit.
+    """
+    collect = _Collector(level)
+    slots = np.unique(np.stack([z, path]), axis=1) if len(z) else np.empty((2, 0), np.int64)
+    for k, p in slots.T.tolist():
+        chosen = np.flatnonzero((z == k) & (path == p))
+        plane = planes.get((k, p))
+        if plane is None:
+            collect.complete = False
+            continue
+        tiling = level.matrices[plane.matrix].tiling
+        if tiling.aligned:
+            frames = _frames_at(tiling, plane.number, y[chosen], x[chosen])
+            _group(collect, plane.matrix, frames, chosen, y % tiling.tile_rows, x % tiling.tile_columns)
+        else:
+            assert isinstance(tiling, SparseTiling)
+            _points_off_grid(collect, plane, tiling, chosen, y, x)
+    return collect.plan(run, ordered=False)
+
+
+def _frames_at(
+    tiling: FullTiling | SparseTiling, plane: int, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    down, across = tiling.grid
+    tile_row, tile_column = y // tiling.tile_rows, x // tiling.tile_columns
+    if isinstance(tiling, SparseTiling):
+        assert tiling.table is not None
+        return tiling.table[plane, tile_row, tile_column].astype(np.int64)
+    if tiling.column_major:
+        return plane * down * across + tile_column * down + tile_row
+    return (plane * down + tile_row) * across + tile_column
+
+
+def _group(
+    collect: _Collector,
+    matrix: int,
+    frames: npt.NDArray[np.int64],
+    target: npt.NDArray[np.int64],
+    y: npt.NDArray[np.int64],
+    x: npt.NDArray[np.int64],
+) -> None:
+    """Group points by frame; ``y`` and ``x`` are within the frame, one element a point of the whole selection."""
+    order = np.argsort(frames, kind="stable")
+    cuts = np.flatnonzero(np.diff(frames[order])) + 1
+    for group in np.split(order, cuts) if len(order) else ():
+        points = target[group]
+        job = PointJob(points, y[points], x[points])
+        frame = int(frames[group[0]])
+        if frame == ABSENT:
+            collect.absent(matrix, job)
+        else:
+            collect.add(matrix, frame, job)
+
+
+def _points_off_grid(
+    collect: _Collector,
+    plane: Plane,
+    tiling: SparseTiling,
+    chosen: npt.NDArray[np.int64],
+    y: npt.NDArray[np.int64],
+    x: npt.NDArray[np.int64],
+) -> None:
+    frames = np.full(len(chosen), ABSENT, np.int64)
+    inner_y, inner_x = np.zeros(len(y), np.int64), np.zeros(len(x), np.int64)
+    for i, point in enumerate(chosen.tolist()):
+        row, column = int(y[point]), int(x[point])
+        tiles = tiling.touching(plane.number, row, row + 1, column, column + 1)
+        if tiles:
+            frames[i], top, left = tiles[-1]  # the highest frame is on top
+            inner_y[point], inner_x[point] = row - top, column - left
+    _group(collect, plane.matrix, frames, chosen, inner_y, inner_x)

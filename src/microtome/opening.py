@@ -1,0 +1,90 @@
+"""`open_slide`: from a URI to a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from microtome.errors import OptionError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from microtome.storage import Target
+
+__all__ = ["open_slide"]
+
+
+def open_slide(
+    uri: Target,
+    *,
+    series: str | None = None,
+    chunks: Literal["auto"] | Mapping[str, int] | None = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    frame_order: Literal["row", "column"] | None = None,
+    missing: Literal["raise", "fill"] = "raise",
+    fill: float | Sequence[float] | None = None,
+    alignment: Literal["spacing", "extent"] = "spacing",
+    prefer: str | Sequence[str] = (),
+) -> xr.DataTree:
+    """Open a whole-slide image; no pixel is read.
+
+    Parameters
+    ----------
+    uri
+        A folder of DICOM instances (to any depth), one file, a list of files, a glob, or any of these as a URL that
+        fsspec knows.
+    series
+        Series Instance UID or Pyramid UID of the slide, where there are several.
+    chunks
+        ``"auto"``: Dask arrays in blocks of whole frames, of some 16 MB and at most 10,000 a level. A mapping such as
+        ``{"y": 1024, "x": 1024}``: Dask arrays in these, ``{}`` for one block a frame. None: xarray's own lazy arrays,
+        which read in the thread that asks.
+    storage_options
+        For the fsspec filesystem of a URL.
+    frame_order
+        For files that do not state where their frames lie: whether they follow the ``"row"`` s of tiles, as DICOM
+        orders them, or the ``"column"`` s.
+    missing
+        What reading a frame does that should be there and is not (a lost part, a cut file).
+    fill
+        Value of pixels that no frame covers, one or one a channel. Default: the file's Recommended Absent Pixel Value,
+        else white for transmitted light, else 0.
+    alignment
+        Where levels state a spacing that contradicts their extent: believe the ``"spacing"``, or the ``"extent"``.
+    prefer
+        SOP Instance UIDs to choose where several instances show the same pixels.
+
+    Returns
+    -------
+    xarray.DataTree
+        ``/level0`` (the finest), ``/level1``, ... each with a variable ``image`` of dimensions ``([z,] [path,] y, x,
+        c)`` and coordinates ``y`` and ``x``, pixel centres in mm; ``/associated/label``, ``overview``, ``thumbnail``.
+
+    Raises
+    ------
+    OpenError
+        The slide cannot be opened: `NotASlideError`, `SlideNotFoundError`, `AmbiguousSlideError`,
+        `CorruptHeaderError`.
+    OptionError
+        An argument has no meaning here.
+    """
+    import xarray as xr
+
+    from microtome.lazy.datasets import chunk
+    from microtome.lazy.engine import groups
+    from microtome.lazy.recipe import Recipe, open_recipe
+
+    if not (chunks is None or chunks == "auto" or isinstance(chunks, Mapping)):
+        raise OptionError(f"chunks={chunks!r}: it is 'auto', None, or a mapping of dimensions to sizes")
+    recipe = Recipe.make(
+        uri, storage_options, series=series, frame_order=frame_order, missing=missing, fill=fill, alignment=alignment,
+        prefer=prefer,
+    )  # fmt: skip
+    opened = open_recipe(recipe)
+    found = groups(opened)
+    if chunks is not None:
+        asked = None if chunks == "auto" else chunks
+        for path in [p for p in found if p != "/"]:
+            found[path] = chunk(found[path], asked)
+    return xr.DataTree.from_dict(found)

@@ -1,0 +1,1 @@
+"""Operations on slides and levels, behind the ``.wsi`` accessors."""

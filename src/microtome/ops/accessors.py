@@ -1,0 +1,300 @@
+"""The ``.wsi`` accessors of DataTree, Dataset and DataArray: thin; the work is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from microtome.errors import OptionError, SelectionError
+from microtome.model import PixelSpacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydicom.dataset import Dataset as DicomDataset
+
+    from microtome.lazy.explain import Explanation
+    from microtome.lazy.unwrap import View
+
+__all__ = ["ImageAccessor", "LevelAccessor", "SlideAccessor", "register"]
+
+Integers = int | Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+class ImageAccessor:
+    """``DataArray.wsi``: reading and describing the pixels of a level.
+
+    Parameters
+    ----------
+    image
+        An array with dimensions ``y`` and ``x``.
+    """
+
+    def __init__(self, image: xr.DataArray) -> None:
+        self._image = image
+        self._seen: Any = None
+        self._view: View | None = None
+        self._window: tuple[int, int] | None = None
+
+    def _unwrap(self) -> View | None:
+        """Return what the image shows of a slide, looked up once for as long as its data stay the same."""
+        data = self._image.variable._data
+        if data is not self._seen:
+            from microtome.lazy.unwrap import unwrap
+
+            view = unwrap(self._image.variable)
+            self._window = view.window if view is not None else None
+            self._view = view
+            self._seen = data
+        return self._view
+
+    def read(
+        self, y0: Integers, x0: Integers, height: int, width: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read a region, or many of one size, straight into NumPy.
+
+        Parameters
+        ----------
+        y0, x0
+            Row and column of the top left pixel; arrays of one length for many regions. Frames that regions share are
+            decoded once.
+        height, width
+            In pixels.
+        out
+            C-contiguous array of the shape and dtype of the result, to be filled and returned.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(height, width, c)``, with any further dimensions of the image in their places; ``(n, height, width, c)``
+            where ``y0`` and ``x0`` are arrays.
+
+        Raises
+        ------
+        SelectionError
+            A region is not inside the image.
+        FrameError
+            A frame is missing or damaged.
+        """
+        single = isinstance(y0, int | np.integer) and isinstance(x0, int | np.integer)
+        corners = [(int(y0), int(x0))] if single else _corners(y0, x0)  # type: ignore[arg-type]
+        view = self._unwrap()
+        image = self._image
+        sizes = dict(zip(image.dims, image.shape, strict=True))
+        rows, columns = sizes["y"], sizes["x"]
+        for y, x in corners:
+            if y < 0 or x < 0 or height < 0 or width < 0 or y + height > rows or x + width > columns:
+                raise SelectionError(
+                    f"rows {y} to {y + height} and columns {x} to {x + width} are not inside an image of "
+                    f"{rows} x {columns} pixels"
+                )
+        sizes["y"], sizes["x"] = height, width
+        shape = tuple(sizes.values()) if single else (len(corners), *sizes.values())
+        if out is None:
+            out = np.empty(shape, image.dtype)
+        elif out.shape != shape or out.dtype != image.dtype or not out.flags.c_contiguous:
+            raise OptionError(
+                f"out is {out.dtype} {out.shape}; a C-contiguous array of {image.dtype} {shape} is needed"
+            )
+        if view is None or self._window is None or view.array.kind != "image":
+            for n, (y, x) in enumerate(corners):
+                part = image.variable.isel(y=slice(y, y + height), x=slice(x, x + width))
+                (out if single else out[n])[...] = part.values
+            return out
+        top, left = self._window
+        array = view.array
+        key = list(view.key)
+        row_axis, column_axis = array.dims.index("y"), array.dims.index("x")
+        if single:
+            y, x = corners[0]
+            key[row_axis] = slice(top + y, top + y + height)
+            key[column_axis] = slice(left + x, left + x + width)
+            return array.block(tuple(key), out)
+        array.batch(tuple(key), [(top + y, left + x) for y, x in corners], height, width, out)
+        return out
+
+    def explain(self) -> Explanation:
+        """Say what reading this image would take: frames, reads and bytes. No pixel is read.
+
+        Raises
+        ------
+        OptionError
+            The image is computed from a slide, not a view of one.
+        """
+        from microtome.lazy.explain import explain
+        from microtome.lazy.unwrap import crop_requests
+
+        asked = crop_requests(self._image.variable)
+        if asked is None:
+            raise OptionError("this array is not a part of a slide as it is stored: explain() the part it is made from")
+        return explain(asked, self._image.nbytes)
+
+    def coverage(self) -> xr.DataArray:
+        """Return which pixels are real: True where a frame covers them, False where a fill is shown.
+
+        Returns
+        -------
+        xarray.DataArray
+            bool, lazy, of the dimensions of the image without colour.
+
+        Raises
+        ------
+        OptionError
+            The image is not a part of a slide as it is stored.
+        """
+        from microtome.lazy.coverage import coverage
+
+        return coverage(self._image, self._unwrap())
+
+    @property
+    def spacing(self) -> PixelSpacing:
+        """Distance between neighbouring pixels in mm, by the coordinates.
+
+        Raises
+        ------
+        SpacingUndefinedError
+            The image has no coordinates in mm.
+        """
+        from microtome.ops.levels import spacing_of
+
+        return spacing_of(self._image)
+
+
+def _corners(y0: Any, x0: Any) -> list[tuple[int, int]]:
+    ys, xs = np.atleast_1d(y0), np.atleast_1d(x0)
+    if ys.dtype.kind not in "iu" or xs.dtype.kind not in "iu":
+        if ys.size or xs.size:
+            raise SelectionError("y0 and x0 are whole numbers of pixels")
+        return []
+    ys, xs = np.broadcast_arrays(ys, xs)
+    if ys.ndim != 1:
+        raise SelectionError(f"y0 and x0 have {ys.ndim} dimensions; they are numbers, or arrays of one dimension")
+    return list(zip(ys.tolist(), xs.tolist(), strict=True))
+
+
+class LevelAccessor:
+    """``Dataset.wsi``: what `ImageAccessor` does, for the image of a level."""
+
+    def __init__(self, level: xr.Dataset) -> None:
+        if "image" not in level:
+            raise OptionError("this dataset has no image: .wsi is for the levels of a slide")
+        self._image = level["image"]
+
+    def read(
+        self, y0: Integers, x0: Integers, height: int, width: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read a region; see `ImageAccessor.read`."""
+        pixels: npt.NDArray[Any] = self._image.wsi.read(y0, x0, height, width, out)
+        return pixels
+
+    def explain(self) -> Explanation:
+        """Say what reading the level would take; see `ImageAccessor.explain`."""
+        explanation: Explanation = self._image.wsi.explain()
+        return explanation
+
+    def coverage(self) -> xr.DataArray:
+        """Return which pixels are real; see `ImageAccessor.coverage`."""
+        covered: xr.DataArray = self._image.wsi.coverage()
+        return covered
+
+    @property
+    def spacing(self) -> PixelSpacing:
+        """Distance between neighbouring pixels in mm; see `ImageAccessor.spacing`."""
+        spacing: PixelSpacing = self._image.wsi.spacing
+        return spacing
+
+
+class SlideAccessor:
+    """``DataTree.wsi``: the slide as a whole."""
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    @property
+    def levels(self) -> pd.DataFrame:
+        """The levels, one row each, finest first.
+
+        Columns: ``rows``, ``columns``, ``row_spacing`` and ``column_spacing`` (mm, NaN where undefined),
+        ``magnification``, ``downsample`` (to the finest), ``frames``, ``frame_rows``, ``frame_columns``, ``planes``,
+        ``paths``, ``channels``, ``dtype``, ``codec``.
+        """
+        from microtome.ops.levels import levels_table
+
+        return levels_table(self._tree)
+
+    @property
+    def associated(self) -> list[str]:
+        """Names of the associated images: label, overview, thumbnail."""
+        return list(self._tree["associated"].children) if "associated" in self._tree.children else []
+
+    @property
+    def metadata(self) -> dict[str, list[DicomDataset]]:
+        """The DICOM headers by node, one pydicom data set an instance, identifying attributes included."""
+        from microtome.ops.metadata import metadata
+
+        return metadata(self._tree)
+
+    @property
+    def ignored(self) -> list[tuple[str, str]]:
+        """(file, reason) of what was found beside the slide and is no part of it."""
+        from microtome.ops.metadata import ignored
+
+        return ignored(self._tree)
+
+    def icc_profile(self, node: str = "level0", path: int = 0) -> bytes | None:
+        """Return the ICC profile of an image, or None where it has none.
+
+        Parameters
+        ----------
+        node
+            Path of a level or an associated image.
+        path
+            Number of the optical path.
+        """
+        from microtome.ops.metadata import icc_profile
+
+        return icc_profile(self._tree, node, path)
+
+    def to_slide(self, y: npt.ArrayLike, x: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Convert coordinates of the tree to the slide coordinate system (PS3.3 C.8.12.2.1).
+
+        Parameters
+        ----------
+        y, x
+            In mm from level 0's top left corner, as the coordinates of the levels are.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            (X, Y) in mm, from the origin of the slide.
+
+        Raises
+        ------
+        OptionError
+            The file does not state where its pixels lie on the slide.
+        """
+        from microtome.ops.slide_coordinates import to_slide
+
+        return to_slide(self._tree.attrs, y, x)
+
+    def from_slide(self, X: npt.ArrayLike, Y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Convert slide coordinates to those of the tree: the inverse of `to_slide`.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            (y, x) in mm.
+        """
+        from microtome.ops.slide_coordinates import from_slide
+
+        return from_slide(self._tree.attrs, X, Y)
+
+
+def register() -> None:
+    """Register the accessors with xarray."""
+    xr.register_dataarray_accessor("wsi")(ImageAccessor)
+    xr.register_dataset_accessor("wsi")(LevelAccessor)
+    xr.register_datatree_accessor("wsi")(SlideAccessor)

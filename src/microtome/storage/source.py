@@ -1,0 +1,108 @@
+"""One file as ranges of bytes.
+
+A source is cheap to make and holds at most one file descriptor, opened when first read. `read` may be called from any
+thread and after a fork: local files use positioned reads, which share no file position.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any, Protocol
+
+from microtome.errors import SlideNotFoundError
+from microtome.storage.uri import display_uri
+
+__all__ = ["BytesSource", "FsspecSource", "LocalSource", "Source"]
+
+
+class Source(Protocol):
+    """Bytes of one file, by range."""
+
+    uri: str
+    """Where the file is, safe to show."""
+    size: int
+    """Length in bytes."""
+    remote: bool
+    """Whether a read costs a round trip: then few large reads beat many small ones."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
+        ...
+
+
+class LocalSource:
+    """A file of this machine, read with ``pread``."""
+
+    remote = False
+
+    def __init__(self, path: str, size: int) -> None:
+        self.uri = path
+        self.size = size
+        self._fd = -1
+        self._lock = threading.Lock()
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._fd < 0:
+                try:
+                    fd = os.open(self.uri, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                except OSError as e:
+                    raise SlideNotFoundError(f"{self.uri}: cannot be read ({e.strerror})") from e
+                weakref.finalize(self, os.close, fd)
+                self._fd = fd
+        return self._fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
+        fd = self._fd if self._fd >= 0 else self._open()
+        data = os.pread(fd, length, offset)
+        if len(data) == length or offset + len(data) >= self.size:
+            return data
+        # Linux returns at most 2 GiB from one call.
+        pieces = [data]
+        got = len(data)
+        while data and got < length:
+            data = os.pread(fd, length - got, offset + got)
+            pieces.append(data)
+            got += len(data)
+        return b"".join(pieces)
+
+
+class FsspecSource:
+    """A file of any filesystem that fsspec knows and that can read ranges."""
+
+    remote = True
+
+    def __init__(self, fs: Any, path: str, size: int, uri: str) -> None:
+        self.uri = display_uri(uri)
+        self.size = size
+        self._fs = fs
+        self._path = path
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        try:
+            data: bytes = self._fs.cat_file(self._path, start=offset, end=end)
+        except FileNotFoundError as e:
+            raise SlideNotFoundError(f"{self.uri}: is no longer there") from e
+        return data
+
+
+class BytesSource:
+    """Bytes held in memory, in place of a file whose bytes cannot be read by range."""
+
+    remote = False
+
+    def __init__(self, data: bytes, uri: str) -> None:
+        self.uri = uri
+        self.size = len(data)
+        self._data = data
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; fewer where they end first."""
+        return self._data[offset : offset + length]
