@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -105,8 +107,8 @@ def paste(out: np.ndarray, frame: np.ndarray, top: int, left: int) -> None:
 class Ceiling(Contender):
     """What the machine gives: one positioned read a frame, imagecodecs, a paste; no layer in between.
 
-    The offsets are at hand, the threads are kept, and each takes the next frame when it is done with one. A read of
-    exactly one frame returns what the decoder made, without a copy.
+    The offsets are at hand; the threads are kept, each takes the next frame when it is done with one, and decodes into
+    a buffer of its own. A read of exactly one frame returns what the decoder made, without a copy.
     """
 
     name = "ceiling"
@@ -119,17 +121,18 @@ class Ceiling(Contender):
         self._decode = imagecodecs.jpeg8_decode
         self._file = os.open(self.table.path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._mine = threading.local()
 
-    def _drain(self, out: np.ndarray, frames: Any, y: int, x: int) -> None:
-        file, offsets, lengths, decode, pread = (
-            self._file,
-            self.table.offsets,
-            self.table.lengths,
-            self._decode,
-            os.pread,
-        )
+    def _drain(self, out: np.ndarray, frames: Iterator[tuple[int, int, int]], y: int, x: int) -> None:
+        file, decode, pread = self._file, self._decode, os.pread
+        offsets, lengths = self.table.offsets, self.table.lengths
+        try:
+            scratch = self._mine.scratch
+        except AttributeError:
+            scratch = self._mine.scratch = np.empty((self.table.frame, self.table.frame, 3), np.uint8)
         for index, row, column in frames:
-            paste(out, decode(pread(file, lengths[index], offsets[index])), row - y, column - x)
+            decode(pread(file, lengths[index], offsets[index]), out=scratch)
+            paste(out, scratch, row - y, column - x)
 
     def region(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         table, f = self.table, self.table.frame

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from microtome.dicom.instance import Instance
 from microtome.dicom.matrix import FrameOrder, Matrix, build_matrix
-from microtome.errors import AlternativesWarning, AmbiguousSlideError, NotASlideError, OpenError
+from microtome.errors import AlternativesWarning, AmbiguousSlideError, OpenError
 from microtome.model import OpticalPath
 
 __all__ = ["Candidate", "Level", "Plane", "Slide", "build_slide", "find_candidates", "select"]
@@ -29,6 +29,11 @@ class Candidate:
     """What ``series=`` accepts."""
     volumes: tuple[Instance, ...]
     associated: tuple[Instance, ...]
+
+    @property
+    def members(self) -> tuple[Instance, ...]:
+        """Every instance of the slide."""
+        return self.volumes + self.associated
 
     def describe(self) -> str:
         """Return one line for a list of choices."""
@@ -101,14 +106,14 @@ class Slide:
 
 
 def find_candidates(instances: Iterable[Instance]) -> list[Candidate]:
-    """Sort instances into slides."""
+    """Sort instances into slides, those left out that are neither levels nor associated images."""
     by_series: dict[str, list[Instance]] = {}
     for instance in instances:
         by_series.setdefault(instance.series_uid, []).append(instance)
     found = []
     for series, members in sorted(by_series.items()):
         associated = [i for i in members if i.flavor in ASSOCIATED]
-        groups = _pyramids([i for i in members if i.flavor not in ASSOCIATED])
+        groups = _pyramids([i for i in members if i.flavor == "VOLUME"])
         for uid, volumes in groups:
             key = series if len(groups) == 1 else uid or f"{series}#{groups.index((uid, volumes)) + 1}"
             own = [a for a in associated if not uid or a.pyramid_uid in ("", uid)]
@@ -167,19 +172,22 @@ def select(candidates: Sequence[Candidate], series: str | None, where: str) -> C
     OpenError
         The one asked for is not there.
     """
-    listed = "".join(f"\n  {c.describe()}" for c in candidates)
     if series is not None:
         chosen = [c for c in candidates if c.key == series]
         chosen = chosen or [c for c in candidates if c.volumes and c.volumes[0].series_uid == series]
         if not chosen:
-            raise OpenError(f"{where}: no series or pyramid {series} is here; there are:{listed}")
+            raise OpenError(f"{where}: no series or pyramid {series} is here; there are:{_list(candidates)}")
     else:
         chosen = [c for c in candidates if c.volumes] or list(candidates)
     if len(chosen) > 1:
         raise AmbiguousSlideError(
-            f"{where}: holds {len(chosen)} slides; choose one with series=:{listed}", tuple(c.key for c in chosen)
+            f"{where}: holds {len(chosen)} slides; choose one with series=:{_list(chosen)}", tuple(c.key for c in chosen)
         )
     return chosen[0]
+
+
+def _list(candidates: Sequence[Candidate]) -> str:
+    return "".join(f"\n  {c.describe()}" for c in candidates)
 
 
 def build_slide(
@@ -201,15 +209,8 @@ def build_slide(
         SOP Instance UIDs to choose where several instances show the same planes.
     ignored
         What was found beside it.
-
-    Raises
-    ------
-    NotASlideError
-        None of the instances is a level or an associated image.
     """
-    ignored = (*ignored, *((i.uri, f"image type {i.flavor}") for i in candidate.volumes if i.flavor != "VOLUME"))
-    volumes = [i for i in candidate.volumes if i.flavor == "VOLUME"]
-    matrices = [build_matrix(group, frame_order) for group in _concatenations(volumes)]
+    matrices = [build_matrix(group, frame_order) for group in _concatenations(candidate.volumes)]
     sizes: dict[tuple[int, int], list[Matrix]] = {}
     for matrix in matrices:
         sizes.setdefault((matrix.head.rows, matrix.head.columns), []).append(matrix)
@@ -225,13 +226,10 @@ def build_slide(
         if names[name] > 1:
             name = f"{name}{names[name]}"
         associated.append(_stack(name, [build_matrix([instance], frame_order, associated=True)], [], ()))
-    if not levels and not associated:
-        reasons = "; ".join(sorted({reason for _, reason in ignored}))
-        raise NotASlideError(f"{candidate.key}: none of its instances is a level of a slide ({reasons})")
     return Slide(tuple(levels), tuple(associated), ignored)
 
 
-def _concatenations(volumes: list[Instance]) -> list[list[Instance]]:
+def _concatenations(volumes: Sequence[Instance]) -> list[list[Instance]]:
     groups: dict[str, list[Instance]] = {}
     for instance in volumes:
         key = instance.concatenation.uid if instance.concatenation else instance.sop_instance_uid + instance.uri

@@ -14,7 +14,7 @@ from microtome.lazy.array import SlideArray
 __all__ = ["Explanation", "explain"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """What reading a selection takes.
 
@@ -40,7 +40,7 @@ class Explanation:
         """Bytes to be read."""
         return sum(length for _, _, length in self.reads)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         files = len({uri for uri, _, _ in self.reads})
         text = (
             f"{self.frames} frames in {len(self.reads)} reads of {self.bytes:,} bytes from {files} "

@@ -18,8 +18,8 @@ T = TypeVar("T")
 __all__ = ["run"]
 
 
-class _Pools:
-    """Executors by size, and the number of threads at work."""
+class _Pool:
+    """The executor, and the number of threads at work on frames, whether they are its own or Dask's."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -27,34 +27,35 @@ class _Pools:
         self.size = 0
         self.busy = 0
 
-    def borrow(self, wanted: int, limit: int) -> int:
-        """Count this thread and up to ``wanted`` helpers as busy; return how many helpers there are."""
+    def enter(self, limit: int | None = None) -> bool:
+        """Count a thread as busy; with a limit, only if fewer are."""
         with self.lock:
-            helpers = max(0, min(wanted, limit - self.busy - 1))
-            self.busy += helpers + 1
-        return helpers
+            if limit is not None and self.busy >= limit:
+                return False
+            self.busy += 1
+            return True
 
-    def give_back(self, count: int) -> None:
+    def leave(self) -> None:
         with self.lock:
-            self.busy -= count
+            self.busy -= 1
 
-    def get(self, size: int) -> ThreadPoolExecutor:
+    def submit(self, call: Callable[[], None], size: int) -> Future[None]:
         with self.lock:
             if self.executor is None or self.size < size:
                 if self.executor is not None:
                     self.executor.shutdown(wait=False)
                 self.executor = ThreadPoolExecutor(size, thread_name_prefix="microtome")
                 self.size = size
-            return self.executor
+            return self.executor.submit(call)
 
 
-_pools = _Pools()
+_pool = _Pool()
 
 
 def _forget() -> None:
     # Threads do not survive a fork, and the lock may have been held by one of them.
-    global _pools
-    _pools = _Pools()
+    global _pool
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
@@ -62,41 +63,47 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(work: Callable[[T], None], items: Sequence[T], threads: int) -> None:
-    """Call ``work`` on every item, in this thread and up to ``threads - 1`` others. The first error is raised."""
-    pools = _pools
-    helpers = pools.borrow(len(items) - 1, threads) if threads > 1 and len(items) > 1 else 0
-    if not helpers:
-        try:
-            for item in items:
-                work(item)
-        finally:
-            if threads > 1 and len(items) > 1:
-                pools.give_back(1)
+    """Call ``work`` on every item, in this thread and, while fewer than ``threads`` are busy, in others.
+
+    The first error is raised, when all threads have stopped.
+    """
+    if threads <= 1:
+        for item in items:
+            work(item)
         return
+    pool = _pool
     queue = deque(items)
+    futures: list[Future[None]] = []
 
     def drain() -> None:
-        while True:
-            try:
-                item = queue.popleft()
-            except IndexError:
-                return
-            try:
+        try:
+            while queue:
+                try:
+                    item = queue.popleft()
+                except IndexError:
+                    return
+                # Asked anew at every item: a thread may have become free since the last.
+                if queue and pool.busy < threads and len(futures) < threads and pool.enter(threads):
+                    futures.append(pool.submit(drain, threads))
                 work(item)
-            except BaseException:
-                queue.clear()
-                raise
+        except BaseException:
+            queue.clear()
+            raise
+        finally:
+            pool.leave()
 
-    futures: list[Future[None]] = []
+    pool.enter()
     try:
-        executor = pools.get(threads)
-        futures = [executor.submit(drain) for _ in range(helpers)]
         drain()
     finally:
         queue.clear()
-        running = [f for f in futures if not f.cancel()]
-        errors = [f.exception() for f in running]
-        pools.give_back(helpers + 1)
-    for error in errors:
-        if error is not None:
-            raise error
+        errors = []
+        # Helpers may still add helpers until they find the queue empty.
+        while futures:
+            future = futures.pop()
+            if future.cancel():
+                pool.leave()
+            elif (error := future.exception()) is not None:
+                errors.append(error)
+    if errors:
+        raise errors[0]

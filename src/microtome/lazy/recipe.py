@@ -22,6 +22,7 @@ from microtome.dicom.geometry import Alignment, Geometry, place
 from microtome.dicom.header import read_instance
 from microtome.dicom.instance import Instance
 from microtome.dicom.matrix import FrameOrder
+from microtome.dicom.part10 import DEFLATED
 from microtome.dicom.pyramid import Slide, build_slide, find_candidates, select
 from microtome.errors import (
     IncompleteSlideWarning,
@@ -165,13 +166,16 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
     """
     entries = list_files(recipe.names, recipe.storage_options)
     instances, ignored = _read_headers(entries, alone=len(entries) == 1)
-    if not instances:
+    candidates = find_candidates(instances)
+    taken = {i.uri for c in candidates for i in c.members}
+    ignored += [(i.uri, f"an image of type {i.flavor}") for i in instances if i.uri not in taken]
+    if not candidates:
         raise NotASlideError(_nothing(recipe, ignored))
-    chosen = select(find_candidates(instances), recipe.series, recipe.where)
-    members = {i.uri for i in (*chosen.volumes, *chosen.associated)}
-    ignored += [(i.uri, "belongs to another slide") for i in instances if i.uri not in members]
+    chosen = select(candidates, recipe.series, recipe.where)
+    members = {i.uri for i in chosen.members}
+    ignored += [(uri, "belongs to another slide") for uri in sorted(taken - members)]
     slide = build_slide(chosen, frame_order=recipe.frame_order, prefer=recipe.prefer, ignored=tuple(ignored))
-    if any(isinstance(i.outline.source.size, int) and i.outline.transfer_syntax.endswith(".1.99") for i in instances):
+    if any(i.outline.transfer_syntax == DEFLATED for i in chosen.members):
         warnings.warn(
             f"{recipe.where}: holds deflated data sets, which have no random access: they are held in memory",
             SlowAccessWarning,
@@ -246,7 +250,7 @@ def _read_headers(entries: list[FileEntry], alone: bool) -> tuple[list[Instance]
             continue
         if alone:
             raise result
-        ignored.append((display_uri(entry.uri), str(result)))
+        ignored.append((display_uri(entry.uri), str(result).removeprefix(f"{display_uri(entry.uri)}: ")))
         if not isinstance(result, NotASlideError):
             warnings.warn(f"left out: {result}", IncompleteSlideWarning, stacklevel=4)
     return instances, ignored

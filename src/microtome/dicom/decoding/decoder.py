@@ -120,7 +120,7 @@ class FrameDecoder:
 
     def _run(self, recipe: Recipe, data: bytes | memoryview, out: Array | None) -> Array:
         length, _, codec, options, shape, finish = recipe
-        # libjpeg and OpenJPH fill a part that is cut with grey and say nothing.
+        # libjpeg fills a part that is cut with grey and says nothing.
         if length and data[-2:] != _END_OF_IMAGE and not ends_with_marker(data, length):
             raise CorruptFrameError("stream is cut short: it has no end marker (ffd9)")
         if finish is None and out is not None and self._can_hold(out, shape):

@@ -1,4 +1,4 @@
-"""The main header of a JPEG 2000 codestream: ISO/IEC 15444-1 Annex A, 15444-15 for HTJ2K, PS3.5 8.2.4."""
+"""The main header of a JPEG 2000 codestream: ISO/IEC 15444-1 Annex A, PS3.5 8.2.4, HTJ2K alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["JP2_SIGNATURE", "Jpeg2000Header", "find_codestream", "read_jpeg2000_
 
 JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 
-_HIGH_THROUGHPUT = 1 << 17  # Part 15 in Pcap, whose most significant bit is Part 1
 _START_OF_TILE = 0x90
 
 
 class Jpeg2000Header(NamedTuple):
     """What a codestream says of itself before its first tile.
 
-    ``mixed`` says that components have coding styles of their own, ``length`` counts the bytes up to the first tile.
+    ``transformed`` says that the decoder turns luma and chroma into red, green and blue; ``length`` counts the bytes
+    up to the first tile.
     """
 
     rows: int
@@ -26,9 +26,6 @@ class Jpeg2000Header(NamedTuple):
     precision: int
     signed: bool
     transformed: bool
-    reversible: bool
-    mixed: bool
-    high_throughput: bool
     length: int
 
 
@@ -66,8 +63,7 @@ def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
         Segments are damaged or missing, or components differ in size or type, which DICOM does not allow.
     """
     size: tuple[int, int, int, int, bool] | None = None
-    style: tuple[bool, bool] | None = None
-    mixed = high_throughput = False
+    transformed: bool | None = None
     position = 2
     while True:
         if position + 4 > len(data):
@@ -86,16 +82,11 @@ def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
         elif marker == 0x52:
             if len(body) < 10:
                 raise CorruptFrameError("JPEG 2000 coding style is damaged")
-            style = (body[4] != 0, body[9] == 1)
-        elif marker == 0x53:
-            mixed = True
-        elif marker == 0x50:
-            high_throughput = bool(int.from_bytes(body[:4], "big") & _HIGH_THROUGHPUT)
+            transformed = body[4] != 0
         position = end
-    if size is None or style is None:
+    if size is None or transformed is None:
         raise CorruptFrameError("JPEG 2000 header does not state its size or its coding style")
-    rows, columns, components, precision, signed = size
-    return Jpeg2000Header(rows, columns, components, precision, signed, *style, mixed, high_throughput, position)
+    return Jpeg2000Header(*size, transformed, position)
 
 
 def _read_size(body: bytes) -> tuple[int, int, int, int, bool]:

@@ -129,7 +129,8 @@ def decode_rle(data: memoryview, fmt: FrameFormat) -> Array:
         raise CorruptFrameError(f"RLE segments at {offsets[:count]} do not lie in a frame of {len(data)} bytes")
     unsigned = np.dtype(f"u{width}")
     planes = np.empty(fmt.rows * fmt.columns * fmt.samples, unsigned)
-    written = imagecodecs.dicomrle_decode(data, unsigned, out=planes.view(np.uint8).data)
+    source: Any = data  # memoryviews are taken, which the stub does not say
+    written = imagecodecs.dicomrle_decode(source, unsigned, out=planes.view(np.uint8).data)
     if len(written) != planes.nbytes:
         raise CorruptFrameError(f"RLE segments hold {len(written)} bytes, {planes.nbytes} are needed")
     samples = planes.view(stored)

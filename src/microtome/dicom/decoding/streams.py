@@ -21,9 +21,6 @@ __all__ = ["Recipe", "plan_stream"]
 Array = npt.NDArray[Any]
 Step = Callable[[Array], Array]
 
-# Under these syntaxes alone is it known that a reversible HTJ2K stream lost nothing.
-_LOSSLESS_JPEG_2000 = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (90, 92, 201, 202)})
-
 _LIBJPEG = frozenset({0xC0, 0xC1, 0xC2, LOSSLESS, 0xC9, 0xCA})
 
 
@@ -110,16 +107,12 @@ def _plan_jpeg2000(view: memoryview, fmt: FrameFormat, lookup: Step | None) -> R
 
     header = read_jpeg2000_header(view)
     shape = _check_picture(fmt, header.rows, header.columns, header.components, header.precision)
-    codec: Callable[..., Any] = imagecodecs.jpeg2k_decode
-    options: dict[str, Any] = {"numthreads": 1}
-    # OpenJPH takes half the time of OpenJPEG, but values beyond the range wrap around: where a stream lost nothing
-    # there are none.
-    lossless = header.reversible and not header.mixed and fmt.transfer_syntax in _LOSSLESS_JPEG_2000
-    if header.high_throughput and lossless and imagecodecs.HTJ2K.available:
-        codec, options = imagecodecs.htj2k_decode, {}
+    # OpenJPEG for HTJ2K too: OpenJPH takes half the time, but imagecodecs drops its errors, so that a damaged stream
+    # decodes to garbage, and its lossy results wrap around instead of saturating.
     ycbcr = _is_full_ybr(fmt) and not header.transformed
     finish = _finish(fmt, lookup, header.precision, header.signed, ycbcr, False)
-    return Recipe(header.length, bytes(view[: header.length]), codec, options, shape, finish)
+    start = bytes(view[: header.length])
+    return Recipe(header.length, start, imagecodecs.jpeg2k_decode, {"numthreads": 1}, shape, finish)
 
 
 def _plan_jpegxl(view: memoryview, fmt: FrameFormat, lookup: Step | None) -> Recipe:

@@ -1,0 +1,185 @@
+"""The command ``microtome``: look at a slide, make a thumbnail, see what the library does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microtome.errors import MicrotomeError, OptionError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, or 2 for an error, which is one line on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = _show_warning
+            args.run(args)
+    except (MicrotomeError, OSError) as e:
+        print(f"microtome: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"microtome: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("microtome", description="Whole-slide images as lazy arrays.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    info = commands.add_parser("info", help="print a slide and its levels")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(run=_info)
+    thumbnail = commands.add_parser("thumbnail", help="write a picture of the whole slide")
+    thumbnail.set_defaults(run=_thumbnail)
+    for command in (info, thumbnail):
+        command.add_argument("slide", help="file, folder, glob or URL")
+        command.add_argument("--series", help="series or pyramid UID, where there are several")
+        command.add_argument("--frame-order", choices=("row", "column"), help="for files that do not state it")
+    thumbnail.add_argument("output", help="picture to write; its suffix is its format")
+    thumbnail.add_argument("--size", type=int, default=1024, help="longest side in pixels (default: 1024)")
+    demo = commands.add_parser("demo", help="make a synthetic slide and show what the library does with it")
+    demo.add_argument("--size", type=int, default=4096, help="side of the slide in pixels (default: 4096)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _open(args: argparse.Namespace, **options: Any) -> xr.DataTree:
+    from microtome.opening import open_slide
+
+    return open_slide(args.slide, series=args.series, frame_order=args.frame_order, **options)
+
+
+def _describe(slide: xr.DataTree) -> dict[str, Any]:
+    """Return what `info` prints, as JSON has it."""
+    levels = json.loads(slide.wsi.levels.reset_index().to_json(orient="records"))
+    images = {}
+    for name in slide.wsi.associated:
+        image = slide["associated"][name].dataset["image"]
+        images[name] = {"rows": image.sizes["row"], "columns": image.sizes["column"], "dtype": str(image.dtype)}
+    first = next((n.dataset["image"] for n in slide.subtree if "image" in n.data_vars), None)
+    return {
+        "attributes": dict(slide.attrs),
+        "channels": [str(c) for c in first.coords["c"].values] if first is not None else [],
+        "levels": levels,
+        "associated": images,
+        "ignored": [{"file": file, "reason": reason} for file, reason in slide.wsi.ignored],
+    }
+
+
+def _info(args: argparse.Namespace) -> None:
+    slide = _open(args, chunks=None)
+    found = _describe(slide)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # Output to a file or a pipe is as wide as it needs to be.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(box=box.SIMPLE_HEAD, title=args.slide, title_justify="left", title_style="bold")
+    for heading in ("level", "rows x columns", "µm/px", "power", "down", "frames", "frame", "stack", "dtype", "codec"):
+        table.add_column(heading, justify="left" if heading in ("level", "codec", "dtype") else "right", no_wrap=True)
+    for level in found["levels"]:
+        table.add_row(*_cells(level))
+    console.print(table)
+    console.print(f"channels: {', '.join(found['channels'])}", highlight=False)
+    for name, image in found["associated"].items():
+        console.print(f"{name}: {image['rows']} x {image['columns']} {image['dtype']}", highlight=False)
+    if found["ignored"]:
+        console.print(f"{len(found['ignored'])} files are no part of the slide:", highlight=False)
+        for item in found["ignored"][:5]:
+            console.print(f"  {item['file']}: {item['reason']}", highlight=False, soft_wrap=True)
+
+
+def _cells(level: dict[str, Any]) -> list[str]:
+    row, column = level["row_spacing"], level["column_spacing"]
+    if row is None:
+        spacing, power = "undefined", ""
+    else:
+        power = f"{level['magnification']:.3g}X"
+        spacing = f"{row * 1000:.4g}" if abs(row - column) < 1e-6 * row else f"{row * 1000:.6g} x {column * 1000:.6g}"
+    stack = [f"{level['planes']} z"] * (level["planes"] > 1) + [f"{level['paths']} paths"] * (level["paths"] > 1)
+    return [
+        level["level"],
+        f"{level['rows']} x {level['columns']}",
+        spacing,
+        power,
+        f"{level['downsample']:.4g}",
+        str(level["frames"]),
+        f"{level['frame_rows']} x {level['frame_columns']}",
+        ", ".join(stack),
+        level["dtype"],
+        level["codec"],
+    ]
+
+
+def _thumbnail(args: argparse.Namespace) -> None:
+    from microtome.ops.levels import level_names
+    from microtome.ops.picture import overview, save
+
+    if args.size < 1:
+        raise OptionError(f"--size {args.size}: a picture has at least one pixel a side")
+    slide = _open(args, chunks=None)
+    if not level_names(slide):
+        raise OptionError(f"{args.slide}: has no levels, only {', '.join(slide.wsi.associated)}")
+    picture = overview(slide, args.size)
+    save(picture, args.output)
+    print(f"{args.output}: {picture.width} x {picture.height}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    """Make a slide and show the library's work on it: each line is a line of Python and what it gives."""
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    import microtome as mt
+    from microtome.testing import make_slide
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with tempfile.TemporaryDirectory() as folder:
+        make_slide(Path(folder) / "slide", width=args.size, height=args.size * 3 // 4)
+        scope: dict[str, Any] = {"mt": mt, "folder": f"{folder}/slide"}
+        for line in _DEMO:
+            console.print(Syntax(line, "python", background_color="default"))
+            if " = " in line.split("(")[0]:
+                exec(line, scope)
+            else:
+                console.print(eval(line, scope), highlight=False, markup=False)
+            console.print()
+        _thumbnail(
+            argparse.Namespace(slide=f"{folder}/slide", series=None, frame_order=None, output="demo.png", size=1024)
+        )
+
+
+_DEMO = (
+    "slide = mt.open_slide(folder)",
+    "slide.wsi.levels.iloc[:, :7]",
+    "image = slide['level0'].image",
+    "image[0:512, 0:512].wsi.explain()",
+    "image[1000:1300, 1000:1300].values.shape",
+    "image.wsi.read([0, 700, 1400], [0, 700, 1400], 224, 224).shape",
+    "small = slide.sel(y=slice(0.5, 0.6), x=slice(0.5, 0.6))",
+    "{name: dict(node['image'].sizes) for name, node in small.children.items() if name.startswith('level')}",
+    "slide['level2'].image.mean(('y', 'x')).compute().round(1)",
+    "slide['associated/label'].image.sizes",
+    "slide.wsi.to_slide(y=0.5, x=0.5)",
+)
+"""Lines of Python that the demo runs as they stand."""
