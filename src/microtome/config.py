@@ -1,7 +1,7 @@
 """Settings of this process: how many threads, how much memory.
 
-``set(decode_threads=4)`` changes a setting for good, ``with set(decode_threads=4): ...`` for the block. Each starts from
-an environment variable, ``MICROTOME_`` and its name in capitals.
+``set(decode_threads=4)`` changes a setting for good, ``with set(decode_threads=4): ...`` for the block. Each starts
+from an environment variable, ``MICROTOME_`` and its name in capitals.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the bytes mean: headers, the pyramid they form, where each frame is and how it decodes. Knows no arrays of slides."""
+"""What the bytes mean: headers, the pyramid they form, where each frame is and how it decodes."""

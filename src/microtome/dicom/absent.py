@@ -30,7 +30,7 @@ def absent_value(level: Level) -> tuple[int, ...]:
 
 
 def _srgb(lab: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Convert a PCS-Value as DICOM stores it (PS3.3 C.10.7.1.1: L* 0..65535, a* and b* offset by 0x8080) to sRGB 0..1."""
+    """Convert a colour as DICOM stores it (PS3.3 C.10.7.1.1: L* 0..65535, a* and b* offset by 0x8080) to sRGB 0..1."""
     lightness = lab[0] / 65535 * 100
     a, b = lab[1] / 65535 * 255 - 128, lab[2] / 65535 * 255 - 128
     fy = (lightness + 16) / 116

@@ -1,9 +1,9 @@
 """Where each frame of an instance is in its file.
 
 Frames of native pixel data lie at computed places. Encapsulated frames are found by the first of these that tells the
-truth (PS3.5 A.4): the Extended Offset Table, the Basic Offset Table, the tile offsets of a DICOM-TIFF file (PS3.10 7.1),
-the item headers themselves. A table is believed only as far as an item tag stands where it points: some when it is
-loaded, each one again when its frame is read. One that lies is dropped for the next.
+truth (PS3.5 A.4): the Extended Offset Table, the Basic Offset Table, the tile offsets of a DICOM-TIFF file (PS3.10
+7.1), the item headers themselves. A table is believed only as far as an item tag stands where it points: some offsets
+are checked when it is loaded, each one again when its frame is read. One that lies is dropped for the next.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class NativeIndex:
 class EncapsulatedIndex:
     """Frames in items: where the first item header of each is, and how many bytes its items take."""
 
-    def __init__(
-        self, rung: str, starts: npt.NDArray[np.int64], spans: npt.NDArray[np.uint32], count: int
-    ) -> None:
+    def __init__(self, rung: str, starts: npt.NDArray[np.int64], spans: npt.NDArray[np.uint32], count: int) -> None:
         self.rung = rung
         self.starts = starts
         self.spans = spans
@@ -193,7 +191,9 @@ def _extended(instance: Instance, source: Source, first: int) -> EncapsulatedInd
     sizes = _table(source, lengths.offset, wanted, "<u8")
     if len(starts) != instance.frames or len(sizes) != instance.frames or sizes.max() > UNDEFINED - 9:
         return None
-    return EncapsulatedIndex("extended offset table", starts, (sizes + sizes % 2 + 8).astype(np.uint32), instance.frames)
+    return EncapsulatedIndex(
+        "extended offset table", starts, (sizes + sizes % 2 + 8).astype(np.uint32), instance.frames
+    )
 
 
 def _basic(

@@ -144,7 +144,9 @@ def parse_positions(data: bytes, enc: Encoding, frames: int, uri: str) -> FrameP
                 break
             if tag != _ITEM or index >= frames:
                 raise CorruptHeaderError(f"{uri}: functional group {index + 1} of {frames} frames is damaged")
-            pos = _parse_frame(parser, value, parser.end(length, value, limit), index, row, column, z, path, paths, found)
+            pos = _parse_frame(
+                parser, value, parser.end(length, value, limit), index, row, column, z, path, paths, found
+            )
             if length != UNDEFINED:
                 pos = value + length
             index += 1
@@ -178,7 +180,7 @@ def _parse_frame(
             inner = value
             while inner < stop:
                 tag, n, v = element(inner)
-                if tag == _ITEM or tag == _ITEM_END:  # step into the only item, and out of it
+                if tag in (_ITEM, _ITEM_END):  # step into the only item, and out of it
                     inner = v
                     continue
                 if tag == _SEQUENCE_END:

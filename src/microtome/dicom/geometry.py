@@ -102,8 +102,8 @@ def _spacing(level: Level, finest: Level, alignment: Alignment) -> PixelSpacing 
     # Rounding to whole pixels, or to whole frames of level 0, is worth less than this.
     if max(off) > 1.5 and max(off[0] / level.head.rows, off[1] / level.head.columns) > 0.002:
         warnings.warn(
-            f"{level.head.uri}: the stated spacing puts the edge of {level.name} {max(off):.1f} of its pixels away from "
-            "level 0's; alignment='extent' trusts the extents instead",
+            f"{level.head.uri}: the stated spacing puts the edge of {level.name} {max(off):.1f} of its pixels away "
+            "from level 0's; alignment='extent' trusts the extents instead",
             GeometryWarning,
             stacklevel=2,
         )
@@ -121,7 +121,7 @@ def _offset(level: Level, finest: Level) -> tuple[float, float, bool]:
     y = apart[0] * column[0] + apart[1] * column[1]
     if here.spacing is None or base.spacing is None:
         return y, x, False
-    # Decimal strings hold 16 characters: a tenth of a fine pixel is far above their rounding, far below any offset meant.
+    # A tenth of a fine pixel is far above the rounding of decimal strings, and far below any offset that is meant.
     near_y, near_x = base.spacing.row / 10, base.spacing.column / 10
     if abs(y) <= near_y and abs(x) <= near_x:
         return 0.0, 0.0, False

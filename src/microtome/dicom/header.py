@@ -142,7 +142,14 @@ class _Reader:
         measures = _item(shared, "PixelMeasuresSequence")
         origin = _item(ds, "TotalPixelMatrixOriginSequence")
         plane_position = _item(shared, "PlanePositionSlideSequence")
-        xy = (_number(origin.get("XOffsetInSlideCoordinateSystem")), _number(origin.get("YOffsetInSlideCoordinateSystem"))) if origin else (None, None)
+        xy = (
+            (
+                _number(origin.get("XOffsetInSlideCoordinateSystem")),
+                _number(origin.get("YOffsetInSlideCoordinateSystem")),
+            )
+            if origin
+            else (None, None)
+        )
         z_holder = plane_position or origin
         return Instance(
             uri=self.uri,
@@ -228,7 +235,10 @@ class _Reader:
             return None
         total = self.integer("InConcatenationTotalNumber", default=0)
         return Concatenation(
-            uid, self.integer("ConcatenationFrameOffsetNumber", 0), self.integer("InConcatenationNumber", 0), total or None
+            uid,
+            self.integer("ConcatenationFrameOffsetNumber", 0),
+            self.integer("InConcatenationNumber", 0),
+            total or None,
         )
 
     def spacing(
@@ -291,7 +301,10 @@ def frame_format(ds: Dataset, outline: Outline) -> FrameFormat:
         bits_stored=stored,
         signed=reader.integer("PixelRepresentation", default=0) == 1,
         planar=reader.integer("PlanarConfiguration", default=0),
-        byte_swapped=outline.encoding.big_endian and allocated == 8 and pixel_data is not None and pixel_data.vr == b"OW",
+        byte_swapped=outline.encoding.big_endian
+        and allocated == 8
+        and pixel_data is not None
+        and pixel_data.vr == b"OW",
         palette=_palette(ds, outline.source.uri) if photometric == "PALETTE COLOR" else None,
     )
 

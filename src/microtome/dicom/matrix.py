@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -103,12 +104,14 @@ def build_matrix(instances: Sequence[Instance], frame_order: FrameOrder | None, 
 def _order_parts(instances: Sequence[Instance]) -> tuple[Part, ...]:
     if len(instances) == 1 and instances[0].concatenation is None:
         return (Part(instances[0], 0),)
-    numbered = sorted(instances, key=lambda i: (i.concatenation.offset, i.concatenation.number) if i.concatenation else (0, 0))
+    numbered = sorted(
+        instances, key=lambda i: (i.concatenation.offset, i.concatenation.number) if i.concatenation else (0, 0)
+    )
     offsets = [i.concatenation.offset if i.concatenation else 0 for i in numbered]
     if len(numbered) > 1 and not any(offsets):  # offsets left out: the parts follow their numbers
         offsets = [sum(i.frames for i in numbered[:n]) for n in range(len(numbered))]
     parts = tuple(Part(instance, offset) for instance, offset in zip(numbered, offsets, strict=True))
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in itertools.pairwise(parts):
         if before.first + before.instance.frames > after.first:
             raise CorruptHeaderError(
                 f"{after.instance.uri} and {before.instance.uri}: both claim frame {after.first + 1} of a concatenation"
@@ -174,9 +177,7 @@ def _sparse(parts: tuple[Part, ...], full: FullTiling) -> Matrix:
     if lost:
         _warn_lost(head)
     last = parts[-1]
-    tiling = sparse_tiling(
-        full, row, column, plane, frame, frames=last.first + last.instance.frames, lost=lost
-    )
+    tiling = sparse_tiling(full, row, column, plane, frame, frames=last.first + last.instance.frames, lost=lost)
     slim = tuple(Part(replace(p.instance, positions=None), p.first) for p in parts)
     return Matrix(slim, tiling, _z_micrometres(z_values.tolist(), head.plane_spacing), paths)
 
@@ -186,7 +187,7 @@ def _z_micrometres(values: list[float], spacing: float | None) -> tuple[float | 
 
     Which it is shows where the spacing between planes, always mm, is stated as well.
     """
-    step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=0.0)
+    step = min((b - a for a, b in itertools.pairwise(values)), default=0.0)
     factor = 1000.0 if spacing and step and abs(step - spacing) < abs(step - spacing * 1000) else 1.0
     return tuple(round(v * factor, 9) for v in values)
 

@@ -24,8 +24,8 @@ UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT_VRS = frozenset(
-    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
-    + (b"ST", b"TM", b"UI", b"UL", b"US")
+    vr.encode()
+    for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
 )
 _MAX_DEPTH = 32
 
@@ -137,7 +137,7 @@ def _header(window: _Window, pos: int, enc: Encoding) -> tuple[int, bytes, int, 
     if vr not in _SHORT_VRS and not vr.isalpha():
         raise CorruptHeaderError(
             f"{window.source.uri}: at byte {pos}, element ({group:04X},{number:04X}) has the value representation "
-            f"{vr!r}, which does not exist; the file is damaged, or written under another transfer syntax than it states"
+            f"{vr!r}, which does not exist; the file is damaged, or written under another transfer syntax than stated"
         )
     return tag, vr, length, pos + 8
 
@@ -236,7 +236,7 @@ def _encoding(window: _Window, pos: int, transfer_syntax: str) -> Encoding:
     if transfer_syntax == _BIG_ENDIAN:
         return Encoding(big_endian=True)
     start = window.need(pos, 8)
-    group, number, vr = struct.unpack_from("<HH2s", window.data, start)
+    group, _, vr = struct.unpack_from("<HH2s", window.data, start)
     if not transfer_syntax:
         if group > 0xFF and group >> 8 in (2, 8):
             return Encoding(big_endian=True, implicit=vr not in _LONG_VRS | _SHORT_VRS)

@@ -181,7 +181,8 @@ def select(candidates: Sequence[Candidate], series: str | None, where: str) -> C
         chosen = [c for c in candidates if c.volumes] or list(candidates)
     if len(chosen) > 1:
         raise AmbiguousSlideError(
-            f"{where}: holds {len(chosen)} slides; choose one with series=:{_list(chosen)}", tuple(c.key for c in chosen)
+            f"{where}: holds {len(chosen)} slides; choose one with series=:{_list(chosen)}",
+            tuple(c.key for c in chosen),
         )
     return chosen[0]
 
@@ -262,7 +263,9 @@ def _stack(name: str, members: list[Matrix], order: list[PathKey], prefer: Seque
         slots = {(key, z) for key in keys for z in matrix.z}
         # An image of extended depth of field shows all focal planes at once: it stands in for the stack.
         edf = matrix.head.extended_depth_of_field
-        collapsed = any(edf or m.head.extended_depth_of_field for m in chosen) and any(k == t[0] for k in keys for t in taken)
+        collapsed = any(edf or m.head.extended_depth_of_field for m in chosen) and any(
+            k == t[0] for k in keys for t in taken
+        )
         if slots & taken or collapsed or (chosen and not _stackable(chosen[0], matrix)):
             alternatives.append(matrix)
         else:

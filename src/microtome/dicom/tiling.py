@@ -1,7 +1,7 @@
 """Which frame lies where in a total pixel matrix (PS3.3 C.7.6.17.3).
 
-A *plane* is one focal plane of one optical path; planes are numbered as TILED_FULL orders them, focal planes faster than
-paths. Frames are numbered from 0 over all parts of a concatenation.
+A *plane* is one focal plane of one optical path; planes are numbered as TILED_FULL orders them, focal planes faster
+than paths. Frames are numbered from 0 over all parts of a concatenation.
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ class SparseTiling:
         hit = (self.plane[a:b] == plane) & (column > left - self.tile_columns) & (column < right)
         found = np.flatnonzero(hit) + a
         found = found[np.argsort(self.frame[found], kind="stable")]
-        return list(
-            zip(self.frame[found].tolist(), self.row[found].tolist(), self.column[found].tolist(), strict=True)
-        )
+        return list(zip(self.frame[found].tolist(), self.row[found].tolist(), self.column[found].tolist(), strict=True))
 
 
 Tiling = FullTiling | SparseTiling
@@ -155,6 +153,16 @@ def sparse_tiling(
         order = np.argsort(row, kind="stable")
         row, column, plane, frame = row[order], column[order], plane[order], frame[order]
     return SparseTiling(
-        full.rows, full.columns, full.tile_rows, full.tile_columns, full.planes, frames, table, row, column, plane, frame,
+        full.rows,
+        full.columns,
+        full.tile_rows,
+        full.tile_columns,
+        full.planes,
+        frames,
+        table,
+        row,
+        column,
+        plane,
+        frame,
         lost,
-    )  # fmt: skip
+    )

@@ -35,14 +35,15 @@ if hasattr(os, "register_at_fork"):
 def recording() -> Iterator[list[tuple[SlideArray, tuple[Any, ...]]]]:
     """Let arrays note what this thread asks of them, and answer with zeros, instead of reading."""
     before = getattr(_local, "notes", None)
-    _local.notes = notes = []
+    notes: list[tuple[SlideArray, tuple[Any, ...]]] = []
+    _local.notes = notes
     try:
         yield notes
     finally:
         _local.notes = before
 
 
-class SlideArray(BackendArray):  # type: ignore[misc]
+class SlideArray(BackendArray):
     """Pixels of one image of a slide, or which of them are real, by NumPy's and xarray's rules of indexing.
 
     Reads exactly the frames under a selection. Pickles to a reference; the slide is opened again where it is read.
@@ -197,7 +198,9 @@ class SlideArray(BackendArray):  # type: ignore[misc]
         reader = self.reader
         arrays = {d: np.asarray(k) for d, k in zip(self.dims, key, strict=True) if not isinstance(k, slice)}
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
-        slices = {d: range(*k.indices(n)) for d, k, n in zip(self.dims, key, self.shape, strict=True) if isinstance(k, slice)}
+        slices = {
+            d: range(*k.indices(n)) for d, k, n in zip(self.dims, key, self.shape, strict=True) if isinstance(k, slice)
+        }
         # Colour channels come with a frame: selected afterwards, not looked up one by one.
         whole_colour = reader.colour and "c" in slices and self.kind == "image"
         spread = [d for d in slices if not (d == "c" and whole_colour)]
@@ -234,7 +237,9 @@ class SlideArray(BackendArray):  # type: ignore[misc]
             pixels = np.take_along_axis(pixels, index["c"][:, np.newaxis], axis=1)
         return pixels.reshape(full)
 
-    def batch(self, key: tuple[Any, ...], corners: Sequence[tuple[int, int]], height: int, width: int, out: Pixels) -> None:
+    def batch(
+        self, key: tuple[Any, ...], corners: Sequence[tuple[int, int]], height: int, width: int, out: Pixels
+    ) -> None:
         """Read regions of one size into ``out`` (region, ..., y, x[, c]); frames that they share are decoded once."""
         axes, _, _ = self._selection(key)
         reader = self.reader

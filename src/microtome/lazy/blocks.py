@@ -9,8 +9,8 @@ from microtome import config
 __all__ = ["MAX_BLOCKS", "block_shape"]
 
 MAX_BLOCKS = 10_000
-"""Blocks of one array. Dask enumerates the keys of an array for a single patch: 10,000 cost milliseconds, 140,000 a tenth
-of a second."""
+"""Blocks of one array. Dask enumerates all keys of an array for a single patch: 10,000 cost milliseconds, 140,000 a
+tenth of a second."""
 
 
 def block_shape(

@@ -17,10 +17,12 @@ __all__ = ["coverage"]
 def coverage(image: xr.DataArray, view: View | None) -> xr.DataArray:
     """Return the coverage of a view, with the coordinates of its image, chunked as the image is."""
     if view is None:
-        raise OptionError("this array is not a part of a slide as it is stored: its coverage is that of what it is made from")
+        raise OptionError(
+            "this array is not a part of a slide as it is stored: its coverage is that of what it is made from"
+        )
     source = view.array
     covered = SlideArray.of(source.opened, source.node, "coverage")
-    key = {d: k for d, k in zip(source.dims, view.key, strict=True)}
+    key = dict(zip(source.dims, view.key, strict=True))
     names = {"y": "row", "x": "column"} if "row" in image.dims else {}
     variable = xr.Variable([names.get(d, d) for d in covered.dims], LazilyIndexedArray(covered))
     variable = variable.isel({names.get(d, d): key[d] for d in covered.dims})

@@ -24,7 +24,8 @@ _ASSOCIATED_DIMS = {"y": "row", "x": "column"}
 
 def axis_coordinate(offset: float, spacing: float, count: int) -> npt.NDArray[np.float64]:
     """Return the pixel centres along an axis in mm from level 0's corner: the one place that makes coordinates."""
-    return offset + (np.arange(count) + 0.5) * spacing
+    centres: npt.NDArray[np.float64] = offset + (np.arange(count, dtype=np.float64) + 0.5) * spacing
+    return centres
 
 
 def root(opened: OpenSlide) -> xr.Dataset:
@@ -95,7 +96,9 @@ def _labels(level: Level) -> list[str]:
     for i, path in enumerate(level.paths):
         if labels.count(path.label) > 1:
             labels[i] = f"{path.label} ({path.identifier})"
-    return [f"{name} #{labels[: i + 1].count(name)}" if labels.count(name) > 1 else name for i, name in enumerate(labels)]
+    return [
+        f"{name} #{labels[: i + 1].count(name)}" if labels.count(name) > 1 else name for i, name in enumerate(labels)
+    ]
 
 
 def _provenance(level: Level) -> dict[str, Any]:
@@ -143,5 +146,6 @@ def chunk(data: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
     else:
         shape = frame | {d: n for d, n in chunks.items() if d in frame}
     chunked = data.chunk(shape, name_prefix="microtome-", token=array.token, inline_array=True)
-    remember_chunked(chunked["image"].variable._data.name, array)
+    blocks: Any = chunked["image"].data
+    remember_chunked(blocks.name, array)
     return chunked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -32,7 +34,7 @@ class MicrotomeBackendEntrypoint(BackendEntrypoint):
     url = "https://github.com/microtome/microtome"
     supports_groups = True
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(
         self,
         filename_or_obj: Any,
         *,
@@ -48,30 +50,29 @@ class MicrotomeBackendEntrypoint(BackendEntrypoint):
             raise OptionError(f"group={group!r}: the slide has {', '.join(images)}")
         return dataset(opened, node).drop_vars(_names(drop_variables), errors="ignore")
 
-    def open_groups_as_dict(  # type: ignore[override]
+    def open_groups_as_dict(
         self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None, **options: Any
     ) -> dict[str, xr.Dataset]:
         """Open every level and associated image, by its path."""
         found = groups(open_recipe(Recipe.make(filename_or_obj, **options)))
         return {path: ds.drop_vars(_names(drop_variables), errors="ignore") for path, ds in found.items()}
 
-    def open_datatree(  # type: ignore[override]
+    def open_datatree(
         self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None, **options: Any
     ) -> xr.DataTree:
         """Open a slide as a tree."""
-        return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, **options))
+        return xr.DataTree.from_dict(
+            self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, **options)
+        )
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Tell whether this is a DICOM file of this machine, or a folder with one; the network is not asked."""
         if not isinstance(filename_or_obj, str | os.PathLike) or is_remote(os.fspath(filename_or_obj)):
             return False
-        path = local_path(os.fspath(filename_or_obj))
+        path = Path(local_path(os.fspath(filename_or_obj)))
         try:
-            if os.path.isdir(path):
-                with os.scandir(path) as entries:
-                    files = [e.path for _, e in zip(range(16), entries, strict=False) if e.is_file()]
-                return any(_is_dicom(file) for file in files)
-            return _is_dicom(path)
+            files = islice(path.iterdir(), 16) if path.is_dir() else [path]
+            return any(_is_dicom(file) for file in files if file.is_file())
         except OSError:
             return False
 
@@ -80,6 +81,6 @@ def _names(names: str | Iterable[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or ())
 
 
-def _is_dicom(path: str) -> bool:
-    with open(path, "rb") as file:
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

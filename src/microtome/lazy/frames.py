@@ -88,9 +88,9 @@ class FrameFile:
             Value (channels,) in place of frames that are missing; None where that is an error.
         """
         for frame, jobs, payload in zip(unit.frames, unit.jobs, self._payloads(unit), strict=True):
-            if payload is None and fill is None:
-                raise MissingFrameError(self._message(frame, "the file ends before it"))
             if payload is None:
+                if fill is None:
+                    raise MissingFrameError(self._message(frame, "the file ends before it"))
                 for job in jobs:
                     canvas.fill(job, fill)
                 continue

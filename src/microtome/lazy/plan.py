@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
     units: list[Unit]
     lost: list[tuple[int, int, Any]]
-    """(matrix, frame, job) of frames that should be there and are in no file; frame ABSENT where it is unknown which."""
+    """(matrix, frame, job) of frames that should be there and are not; frame ABSENT where it is unknown which."""
     complete: bool
     """Whether frames cover every selected pixel, so that none needs a fill."""
     overlapping: bool = False
@@ -227,7 +227,8 @@ def _frames_at(
     tile_row, tile_column = y // tiling.tile_rows, x // tiling.tile_columns
     if isinstance(tiling, SparseTiling):
         assert tiling.table is not None
-        return tiling.table[plane, tile_row, tile_column].astype(np.int64)
+        frames: npt.NDArray[np.int64] = tiling.table[plane, tile_row, tile_column].astype(np.int64)
+        return frames
     if tiling.column_major:
         return plane * down * across + tile_column * down + tile_row
     return (plane * down + tile_row) * across + tile_column

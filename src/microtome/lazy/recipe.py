@@ -205,9 +205,7 @@ def resolve(ref: SlideRef) -> OpenSlide:
                 warnings.simplefilter("ignore")  # they were given when the slide was first opened
                 opened = open_recipe(ref.recipe)
         if opened.ref.fingerprint != ref.fingerprint:
-            raise SlideChangedError(
-                f"{ref.recipe.where}: its files changed since the slide was opened; open it again"
-            )
+            raise SlideChangedError(f"{ref.recipe.where}: its files changed since the slide was opened; open it again")
         _kept[ref.fingerprint] = opened
         _kept.move_to_end(ref.fingerprint)
         while len(_kept) > KEPT_OPEN:

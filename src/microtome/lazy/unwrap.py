@@ -51,7 +51,7 @@ def remember_chunked(name: str, array: SlideArray) -> None:
 
 def unwrap(variable: xr.Variable) -> View | None:
     """Return what a variable shows of a lazy array; None where it shows something else."""
-    data = variable._data
+    data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
         return _unwrap_dask(data)
     key: tuple[Any, ...] | None = None
@@ -70,7 +70,10 @@ def unwrap(variable: xr.Variable) -> View | None:
 
 def _plain(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Return a key whose slices say where they begin and end."""
-    return tuple(slice(*k.indices(n)) if isinstance(k, slice) and (k.step or 1) > 0 else k for k, n in zip(key, shape, strict=True))
+    return tuple(
+        slice(*k.indices(n)) if isinstance(k, slice) and (k.step or 1) > 0 else k
+        for k, n in zip(key, shape, strict=True)
+    )
 
 
 def _unwrap_dask(data: Any) -> View | None:
@@ -125,7 +128,7 @@ def requests(data: Any) -> list[tuple[SlideArray, tuple[Any, ...]]]:
 
 def crop_requests(variable: xr.Variable) -> list[tuple[SlideArray, tuple[Any, ...]]] | None:
     """Return what reading a variable would ask of lazy arrays; None where it is no view of one."""
-    data = variable._data
+    data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
         return requests(data) if _only_crops(data) else None
     view = unwrap(variable)

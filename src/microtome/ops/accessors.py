@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,8 +280,15 @@ class SlideAccessor:
 
         return to_slide(self._tree.attrs, y, x)
 
-    def from_slide(self, X: npt.ArrayLike, Y: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def from_slide(
+        self, slide_x: npt.ArrayLike, slide_y: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Convert slide coordinates to those of the tree: the inverse of `to_slide`.
+
+        Parameters
+        ----------
+        slide_x, slide_y
+            In mm from the origin of the slide.
 
         Returns
         -------
@@ -290,11 +297,16 @@ class SlideAccessor:
         """
         from microtome.ops.slide_coordinates import from_slide
 
-        return from_slide(self._tree.attrs, X, Y)
+        return from_slide(self._tree.attrs, slide_x, slide_y)
 
 
 def register() -> None:
     """Register the accessors with xarray."""
-    xr.register_dataarray_accessor("wsi")(ImageAccessor)
-    xr.register_dataset_accessor("wsi")(LevelAccessor)
-    xr.register_datatree_accessor("wsi")(SlideAccessor)
+    # xarray leaves these functions untyped.
+    for extend, accessor in (
+        (xr.register_dataarray_accessor, ImageAccessor),
+        (xr.register_dataset_accessor, LevelAccessor),
+        (xr.register_datatree_accessor, SlideAccessor),
+    ):
+        decorate: Callable[[str], Callable[[type], type]] = extend
+        decorate("wsi")(accessor)

@@ -1,4 +1,4 @@
-"""What a file says beyond pixels and geometry: its headers, its colour profiles. Identifying attributes are here only."""
+"""What a file says beyond pixels and geometry: headers, colour profiles. Identifying attributes are here only."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def save(picture: Image, path: str) -> None:
     """
     from PIL import Image
 
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in Image.registered_extensions():
         raise OptionError(f"{path}: the suffix {suffix or '(none)'} is no picture format's; .png is one")
     picture.save(path)

@@ -30,9 +30,9 @@ def to_slide(attrs: Mapping[Any, Any], y: npt.ArrayLike, x: npt.ArrayLike) -> tu
     return corner[0] + axes[0, 0] * across + axes[0, 1] * down, corner[1] + axes[1, 0] * across + axes[1, 1] * down
 
 
-def from_slide(attrs: Mapping[Any, Any], X: npt.ArrayLike, Y: npt.ArrayLike) -> tuple[Floats, Floats]:
+def from_slide(attrs: Mapping[Any, Any], slide_x: npt.ArrayLike, slide_y: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Return the place (y, x) in the tree, in mm, of slide coordinates."""
     corner, axes = _frame(attrs)
     inverse = np.linalg.inv(axes)
-    right, up = np.broadcast_arrays(np.asarray(X, float) - corner[0], np.asarray(Y, float) - corner[1])
+    right, up = np.broadcast_arrays(np.asarray(slide_x, float) - corner[0], np.asarray(slide_y, float) - corner[1])
     return inverse[1, 0] * right + inverse[1, 1] * up, inverse[0, 0] * right + inverse[0, 1] * up

@@ -1,0 +1,42 @@
+"""Where the tests find real slides: ``../shared/data``, which is no part of the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared data; tests that need them are skipped where there are none, and fail where CI promises them."""
+    if not (DATA / "MANIFEST.md").is_file():
+        reason = f"{DATA} is not here: it holds the real slides that this test reads"
+        if os.environ.get("MICROTOME_CI") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def real(shared: Path) -> Path:
+    """Real files, as MANIFEST.md lists them."""
+    return shared / "real"
+
+
+@pytest.fixture(scope="session")
+def variants(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 32 hard pyramids and their source pixels; made once a session (once a worker, where several run)."""
+    out = tmp_path_factory.mktemp("variants")
+    real = shared / "real"
+    arguments = [real / "slides/CMU-1-Small-Region.svs", real / "icc/compact_sRGB-v4.icc", out]
+    arguments += [real / "photos/cp_speckles_hoechst.tif", real / "photos/cp_speckles_h2ax.tif"]
+    command = [sys.executable, "-W", "ignore", "-B", shared / "make" / "make_variants.py", *arguments]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
