@@ -27,7 +27,7 @@ VERSIONS = ("microtome", "numpy", "xarray", "dask", "imagecodecs", "pydicom", "w
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(works.ORDINARY), help=f"works, of {', '.join(works.WORKS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each race (default: 5)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each race (default: 7)")
     parser.add_argument("--quick", action="store_true", help="three rounds")
     parser.add_argument("--no-peers", action="store_true", help="only microtome and the ceiling")
     parser.add_argument("--peers-only", action="store_true", help="without microtome")
