@@ -83,7 +83,7 @@ def places(ds: pydicom.Dataset) -> list[tuple[float, str, int, int]]:
             path = item.get("OpticalPathIdentificationSequence")
             out.append(
                 (
-                    float(p.ZOffsetInSlideCoordinateSystem),
+                    float(p.get("ZOffsetInSlideCoordinateSystem", 0)),
                     str(path[0].OpticalPathIdentifier) if path else paths[0],
                     int(p.RowPositionInTotalImagePixelMatrix) - 1,
                     int(p.ColumnPositionInTotalImagePixelMatrix) - 1,
@@ -94,11 +94,11 @@ def places(ds: pydicom.Dataset) -> list[tuple[float, str, int, int]]:
         (float(z), path, row, column)
         for path in paths
         for z in range(int(ds.get("TotalPixelMatrixFocalPlanes", 1)))
-        for row in range(0, ds.TotalPixelMatrixRows, ds.Rows)
-        for column in range(0, ds.TotalPixelMatrixColumns, ds.Columns)
+        for row in range(0, ds.get("TotalPixelMatrixRows", ds.Rows), ds.Rows)
+        for column in range(0, ds.get("TotalPixelMatrixColumns", ds.Columns), ds.Columns)
     ]
     first = int(ds.get("ConcatenationFrameOffsetNumber", 0))
-    return order[first : first + int(ds.NumberOfFrames)]
+    return order[first : first + int(ds.get("NumberOfFrames", 1))]
 
 
 def assemble(files: Iterable[Path], fill: int = 255) -> tuple[np.ndarray, np.ndarray]:

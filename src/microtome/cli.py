@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     thumbnail.add_argument("output", help="picture to write; its suffix is its format")
     thumbnail.add_argument("--size", type=int, default=1024, help="longest side in pixels (default: 1024)")
     demo = commands.add_parser("demo", help="make a synthetic slide and show what the library does with it")
-    demo.add_argument("--size", type=int, default=4096, help="side of the slide in pixels (default: 4096)")
+    demo.add_argument("--size", type=int, default=4096, help="side of the slide in pixels, at least 1024 (default: 4096)")
     demo.set_defaults(run=_demo)
     return parser
 
@@ -153,6 +153,8 @@ def _demo(args: argparse.Namespace) -> None:
     import microtome as mt
     from microtome.testing import make_slide
 
+    if args.size < 1024:
+        raise OptionError(f"--size {args.size}: the demo reads regions of a slide of at least 1024 pixels a side")
     console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as folder:
         make_slide(Path(folder) / "slide", width=args.size, height=args.size * 3 // 4)
@@ -174,12 +176,12 @@ _DEMO = (
     "slide.wsi.levels.iloc[:, :7]",
     "image = slide['level0'].image",
     "image[0:512, 0:512].wsi.explain()",
-    "image[1000:1300, 1000:1300].values.shape",
-    "image.wsi.read([0, 700, 1400], [0, 700, 1400], 224, 224).shape",
-    "small = slide.sel(y=slice(0.5, 0.6), x=slice(0.5, 0.6))",
+    "image[200:500, 300:600].values.shape",
+    "image.wsi.read([0, 100, 200], [0, 100, 200], 224, 224).shape",
+    "small = slide.sel(y=slice(0.2, 0.3), x=slice(0.2, 0.3))",
     "{name: dict(node['image'].sizes) for name, node in small.children.items() if name.startswith('level')}",
     "slide['level2'].image.mean(('y', 'x')).compute().round(1)",
     "slide['associated/label'].image.sizes",
-    "slide.wsi.to_slide(y=0.5, x=0.5)",
+    "slide.wsi.to_slide(y=0.2, x=0.2)",
 )
 """Lines of Python that the demo runs as they stand."""

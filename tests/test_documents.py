@@ -1,0 +1,64 @@
+"""What the documents show, run as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microtome.testing import make_slide
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def slide_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A slide under the names that the documents give it, in the current folder."""
+    make_slide(tmp_path / "folder/of/instances", width=8192, height=6144, levels=4)
+    (tmp_path / "slide").symlink_to(tmp_path / "folder/of/instances")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(code: str, scope: dict[str, Any], name: str) -> None:
+    exec(compile(code, name, "exec"), scope)
+
+
+def test_readme(slide_here: Path) -> None:
+    scope: dict[str, Any] = {}
+    blocks = python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(blocks) > 5
+    for number, block in enumerate(b for b in blocks if "make_slide" not in b):
+        run(block, scope, f"README block {number}")
+    assert scope["image"][0:512, 0:512].wsi.explain().frames == 4
+
+
+def test_quickstart_notebook(slide_here: Path) -> None:
+    notebook = json.loads((ROOT / "notebooks" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    scope: dict[str, Any] = {}
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert cells
+    for number, cell in enumerate(cells):
+        run(cell, scope, f"notebook cell {number}")
+    assert scope["tissue"].dims == ("y", "x")
+
+
+def test_no_document_names_a_place_that_is_not_there() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} points to {target}"
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    source = ROOT / "src" / "microtome"
+    for folder in ("storage", "dicom", "lazy"):
+        for module in (source / folder).glob("*.py"):
+            assert module.name == "__init__.py" or module.name in text, f"{folder}/{module.name}"
