@@ -76,9 +76,10 @@ def frames(ds: pydicom.Dataset) -> Iterator[np.ndarray]:
 def places(ds: pydicom.Dataset) -> list[tuple[float, str, int, int]]:
     """(z, path, row, column) of each frame: as stated, else by the order of TILED_FULL (PS3.3 C.7.6.17.3)."""
     paths = [str(p.OpticalPathIdentifier) for p in ds.get("OpticalPathSequence", ())] or [""]
-    if "PerFrameFunctionalGroupsSequence" in ds:
+    groups = ds.get("PerFrameFunctionalGroupsSequence", ())
+    if groups and "PlanePositionSlideSequence" in groups[0]:
         out = []
-        for item in ds.PerFrameFunctionalGroupsSequence:
+        for item in groups:
             p = item.PlanePositionSlideSequence[0]
             path = item.get("OpticalPathIdentificationSequence")
             out.append(

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import microtome as mt
@@ -21,7 +21,10 @@ from microtome.testing import SyntheticSlide, make_slide
 
 # More examples, and others each time, for whoever hunts for bugs.
 EXAMPLES = os.environ.get("MICROTOME_EXAMPLES")
-few = settings(deadline=None, max_examples=int(EXAMPLES or 25), derandomize=not EXAMPLES)
+few = settings(
+    deadline=None, max_examples=int(EXAMPLES or 25), derandomize=not EXAMPLES, database=None,
+    phases=(Phase.explicit, Phase.generate),
+)  # fmt: skip
 
 SLIDES: dict[str, dict[str, Any]] = {
     "full": {"width": 300, "height": 211, "frame": (48, 64), "codec": "jpeg-lossless", "levels": 2},

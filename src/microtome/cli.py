@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     thumbnail.add_argument("output", help="picture to write; its suffix is its format")
     thumbnail.add_argument("--size", type=int, default=1024, help="longest side in pixels (default: 1024)")
     demo = commands.add_parser("demo", help="make a synthetic slide and show what the library does with it")
-    demo.add_argument("--size", type=int, default=4096, help="side of the slide in pixels, at least 1024 (default: 4096)")
+    demo.add_argument("--size", type=int, default=4096, help="side in pixels, 1024 or more (default: 4096)")
     demo.set_defaults(run=_demo)
     return parser
 

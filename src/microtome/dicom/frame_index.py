@@ -27,6 +27,7 @@ ITEM = b"\xfe\xff\x00\xe0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _item_length = struct.Struct("<I").unpack_from
 _SAMPLES = 64
+MAX_FRAGMENTS = 4096
 # First bytes of the codestreams that may be cut into several fragments: a fragment that begins so begins a frame.
 _STREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0c")
 
@@ -264,6 +265,8 @@ def _walk(instance: Instance, source: Source, first: int) -> EncapsulatedIndex:
     for start, length, head in _items(source, first):
         if start + 8 + length > source.size:
             break
+        if len(starts) > MAX_FRAGMENTS * instance.frames:
+            raise CorruptFrameError(f"{instance.uri}: more than {MAX_FRAGMENTS} fragments a frame")
         starts.append(start)
         spans.append(8 + length)
         streams.append(head.startswith(_STREAM_STARTS) or _begins_rle(head))

@@ -70,10 +70,8 @@ class FrameFile:
     def ranges(self, frames: list[int]) -> list[tuple[int, int]]:
         """Return (offset, length) of each read that frames of a unit take."""
         spans = [self.index.span(frame) for frame in frames]
-        low, high = spans[0][0], spans[-1][0] + spans[-1][1]
-        if high - low == sum(n for _, n in spans):
-            return [(low, high - low)]
-        return spans
+        together = _joined(spans)
+        return [together] if together else spans
 
     def paste(self, unit: Unit, canvas: Canvas, fill: npt.NDArray[Any] | None) -> None:
         """Read, decode and paste the frames of a unit.
@@ -131,13 +129,12 @@ class FrameFile:
             except MissingFrameError:
                 spans.append(None)
         present = [s for s in spans if s is not None]
-        if len(present) == len(spans) and len(spans) > 1:
-            low, high = present[0][0], present[-1][0] + present[-1][1]
-            # One read, unless an offset table has put neighbours apart.
-            if high - low == sum(n for _, n in present):
-                data = memoryview(self.source.read(low, high - low))
-                if len(data) == high - low:
-                    return [index.payload(data[start - low : start - low + n]) for start, n in present]
+        together = _joined(present) if len(present) == len(spans) else None
+        if together is not None:
+            low, size = together
+            data = memoryview(self.source.read(low, size))
+            if len(data) == size:
+                return [index.payload(data[start - low : start - low + n]) for start, n in present]
         return [self._read_one(index, span) for span in spans]
 
     def _read_one(self, index: FrameIndex, span: tuple[int, int] | None) -> memoryview | None:
@@ -154,6 +151,12 @@ class FrameFile:
     def _message(self, frame: int, why: str) -> str:
         i = self.instance
         return f"{i.uri}: frame {frame + 1} of {i.frames} ({i.format.transfer_syntax or 'no transfer syntax'}): {why}"
+
+
+def _joined(spans: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return (offset, length) of the one read that spans take; None where a table has put neighbours apart."""
+    low, high = spans[0][0], spans[-1][0] + spans[-1][1]
+    return (low, high - low) if high - low == sum(n for _, n in spans) else None
 
 
 def threads_for(file: FrameFile) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from microtome.dicom.absent import absent_value
 from microtome.dicom.pyramid import Level, Plane
 from microtome.dicom.tiling import ABSENT
-from microtome.errors import MissingFrameError, OptionError, SelectionError
+from microtome.errors import MissingFrameError, OptionError
 from microtome.lazy import pool
 from microtome.lazy.axis import Axis, length
 from microtome.lazy.canvas import Canvas, PointCanvas, RegionCanvas
@@ -138,12 +138,3 @@ class LevelReader:
             f"{head.uri}: {which} of {self.level.name} is lost: a part of its concatenation or the end of a file is "
             "missing. Find the missing file, or open the slide with missing='fill'"
         )
-
-    def check_region(self, y0: int, x0: int, height: int, width: int) -> None:
-        """Raise `SelectionError` where a region is not inside the level."""
-        rows, columns = self.shape[2:4]
-        if y0 < 0 or x0 < 0 or height < 0 or width < 0 or y0 + height > rows or x0 + width > columns:
-            raise SelectionError(
-                f"rows {y0} to {y0 + height} and columns {x0} to {x0 + width} are not inside {self.level.name}, "
-                f"which has {rows} x {columns} pixels"
-            )

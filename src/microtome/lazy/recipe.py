@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -144,11 +143,6 @@ class OpenSlide:
                 fill = recipe.fill if not node.startswith("associated/") else None
                 self._readers[node] = LevelReader(self.slide.images[node], recipe.missing, fill)
             return self._readers[node]
-
-    @cached_property
-    def images(self) -> dict[str, Any]:
-        """The levels and associated images by node."""
-        return dict(self.slide.images)
 
 
 _lock = threading.RLock()

@@ -57,6 +57,8 @@ class LocalSource:
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
         fd = self._fd if self._fd >= 0 else self._open()
+        # A buffer of the stated length is allocated before the read: never more than the file holds.
+        length = min(length, max(self.size - offset, 0))
         data = os.pread(fd, length, offset)
         if len(data) == length or offset + len(data) >= self.size:
             return data
