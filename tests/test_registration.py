@@ -20,6 +20,11 @@ PYRAMIDS |= {"jpeg_ybr422_bot": 4, "jpeg_rotated": 3, "jpeg_frame_500x": 3}
 CASES = [(name, level) for name, levels in PYRAMIDS.items() for level in range(1, levels)]
 
 
+def alignment(name: str, level: int) -> str:
+    """wsi2dcm (gcp) states spacings by halves; from level 3 on it fits the whole picture into sizes rounded down."""
+    return "extent" if name == "gcp_cmu1_pyramid" and level > 2 else "spacing"
+
+
 def edges(coordinate: np.ndarray) -> np.ndarray:
     step = coordinate[1] - coordinate[0]
     return np.append(coordinate - step / 2, coordinate[-1] + step / 2)
@@ -44,8 +49,8 @@ def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def opened(folder: Path):
-    slide = mt.open_slide(folder)
+def opened(folder: Path, believed: str):
+    slide = mt.open_slide(folder, alignment=believed)
     return slide, slide["level0"].image.mean("c").values
 
 
@@ -61,7 +66,7 @@ def measured(slide, finest: np.ndarray, level: int) -> np.ndarray:
 @pytest.mark.parametrize(("name", "level"), CASES)
 def test_levels_register_within_half_a_coarse_pixel(real, variants, name, level):
     (folder,) = [p for p in (real / "dicom" / name, real / "cmu1_dicom" / name, variants / name) if p.is_dir()]
-    slide, finest = opened(folder)
+    slide, finest = opened(folder, alignment(name, level))
     off = measured(slide, finest, level)
     assert np.abs(off).max() < 0.5, off
 

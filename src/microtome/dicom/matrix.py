@@ -19,6 +19,8 @@ from microtome.model import OpticalPath
 __all__ = ["FrameOrder", "Matrix", "Part", "build_matrix"]
 
 FrameOrder = Literal["row", "column"]
+MAX_PLANES = 1 << 12
+"""Focal planes of all optical paths together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,6 +173,7 @@ def _sparse(parts: tuple[Part, ...], full: FullTiling) -> Matrix:
     else:
         paths = head.paths[:1] or (OpticalPath(""),)
         path_index = np.zeros(len(row), np.int16)
+    _check_planes(head, len(z_values), len(paths))
     full = replace(full, planes=len(paths) * len(z_values))
     plane = (path_index * len(z_values) + z_index).astype(np.int16)
     lost = _lost(parts)
@@ -200,6 +203,7 @@ def _full(parts: tuple[Part, ...], full: FullTiling, frame_order: FrameOrder | N
     lost = _lost(parts)
     paths = head.paths or (OpticalPath(""),)
     planes, paths = _planes(head, full.frames, frames, paths, lost)
+    _check_planes(head, planes, len(paths))
     full = replace(full, planes=planes * len(paths), column_major=frame_order == "column")
     if lost or frames < full.frames:
         _warn_lost(head)
@@ -241,6 +245,15 @@ def _planes(
         f"{head.uri}: has {frames} frames, where a matrix of {head.rows} x {head.columns} in frames of "
         f"{head.tile_rows} x {head.tile_columns}, {stated} focal planes and {len(paths)} optical paths has {expected}"
     )
+
+
+def _check_planes(head: Instance, planes: int, paths: int) -> None:
+    """Refuse a number of planes that only damage can explain: each takes memory, whether it has frames or not."""
+    if planes * paths > MAX_PLANES:
+        raise CorruptHeaderError(
+            f"{head.uri}: {planes} focal planes of {paths} optical paths are stated; no slide has more than {MAX_PLANES} "
+            "together"
+        )
 
 
 def _warn_lost(head: Instance) -> None:

@@ -290,11 +290,12 @@ def _stack(name: str, members: list[Matrix], order: list[PathKey], prefer: Seque
     keys = sorted(paths, key=lambda k: min(order.index(k), described.index(k[1:])))
     stated = {z for m in chosen for z in m.z if z is not None}
     z_values: list[float | None] = [*sorted(stated)] if stated else list(chosen[0].z)
+    z_index = {z: at for at, z in enumerate(z_values)}
     planes: dict[tuple[int, int], Plane] = {}
     for number, matrix in enumerate(chosen):
         for i, key in enumerate(_path_keys(matrix.paths)):
             for k, z in enumerate(matrix.z):
-                at = z_values.index(z) if z in stated else k if not stated else 0
+                at = z_index[z] if z in stated else k if not stated else 0
                 planes[at, keys.index(key)] = Plane(number, i * len(matrix.z) + k)
     return Level(name, tuple(chosen), tuple(z_values), tuple(paths[k] for k in keys), planes, uids)
 

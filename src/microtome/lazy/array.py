@@ -21,7 +21,7 @@ from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Kind", "SlideArray", "recording"]
+__all__ = ["Kind", "SlideArray", "probing", "recording"]
 
 Kind = Literal["image", "coverage"]
 Pixels = npt.NDArray[Any]
@@ -41,6 +41,17 @@ def recording() -> Iterator[list[tuple[SlideArray, tuple[Any, ...]]]]:
         yield notes
     finally:
         _local.notes = before
+
+
+@contextmanager
+def probing(axis: int) -> Iterator[None]:
+    """Let arrays answer this thread with the numbers of pixels along one of their axes, instead of pixels."""
+    before = getattr(_local, "axis", None)
+    _local.axis = axis
+    try:
+        yield
+    finally:
+        _local.axis = before
 
 
 class SlideArray(BackendArray):
@@ -132,6 +143,9 @@ class SlideArray(BackendArray):
         if notes is not None:
             notes.append((self, key.tuple))
             return _zeros(self, key)
+        axis = getattr(_local, "axis", None)
+        if axis is not None:
+            return _numbered(self, key.tuple, axis)
         if isinstance(key, VectorizedIndexer):
             return self._points(key.tuple)
         return self.block(key.tuple)
@@ -266,6 +280,17 @@ def _channel_key(axis: Axis, channels: int) -> slice | npt.NDArray[np.int64] | N
     if not isinstance(axis, Run):
         return axis
     return None if axis == Run(0, channels) else slice(*axis)
+
+
+def _numbered(array: SlideArray, key: tuple[Any, ...], axis: int) -> Pixels:
+    """Return the number of each selected pixel along an axis, in the shape of the selection."""
+    picked = [np.arange(n)[k] for k, n in zip(key, array.shape, strict=True)]
+    shape = tuple(len(p) for p in picked if p.ndim)
+    if not picked[axis].ndim:
+        return np.full(shape, picked[axis])
+    ahead = sum(p.ndim for p in picked[:axis])
+    numbers = picked[axis].reshape((-1,) + (1,) * (len(shape) - ahead - 1))
+    return np.broadcast_to(numbers, shape)
 
 
 def _zeros(array: SlideArray, key: ExplicitIndexer) -> Pixels:

@@ -18,7 +18,7 @@ from xarray.core.indexing import (
     MemoryCachedArray,
 )
 
-from microtome.lazy.array import SlideArray, recording
+from microtome.lazy.array import SlideArray, probing, recording
 
 __all__ = ["View", "remember_chunked", "requests", "unwrap"]
 
@@ -53,7 +53,7 @@ def unwrap(variable: xr.Variable) -> View | None:
     """Return what a variable shows of a lazy array; None where it shows something else."""
     data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
-        return _unwrap_dask(data)
+        return _unwrap_dask(variable)
     key: tuple[Any, ...] | None = None
     while not isinstance(data, SlideArray):
         if isinstance(data, LazilyIndexedArray):
@@ -76,44 +76,49 @@ def _plain(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     )
 
 
-def _unwrap_dask(data: Any) -> View | None:
-    """Unwrap a Dask array that is one of ours, or crops of it; found by asking for its corners."""
+def _unwrap_dask(variable: xr.Variable) -> View | None:
+    """Unwrap a Dask array that is one of ours, or slices of it.
+
+    Slicing leaves no record that could be trusted: it may have reversed or reordered pixels. So the array is asked, one
+    axis at a time, which pixels of the source it shows, by computing it on pixel numbers instead of pixels.
+    """
+    data: Any = variable._data
     whole = _chunked.get(data.name)
     if whole is not None:
         return View(whole, tuple(slice(0, n, 1) for n in whole.shape))
-    if not _only_crops(data) or 0 in data.shape:
+    source = _sliced_from(data)
+    if source is None or 0 in data.shape:
         return None
-    first = requests(data[(slice(0, 1),) * data.ndim])
-    last = requests(data[(slice(-1, None),) * data.ndim])
-    if len(first) != 1 or len(last) != 1 or first[0][0].token != last[0][0].token:
+    names = {"y": "row", "x": "column"} if "row" in variable.dims else {}
+    dims = [names.get(d, d) for d in source.dims]
+    if not set(variable.dims) <= set(dims):
         return None
-    array, low = first[0]
-    _, high = last[0]
     key: list[Any] = []
-    shape = list(data.shape)
-    for a, b in zip(low, high, strict=True):
-        if isinstance(a, int | np.integer):
-            if a != b:
-                return None
-            key.append(int(a))
-            continue
-        if not isinstance(a, slice) or not isinstance(b, slice) or not shape or b.stop - a.start != shape.pop(0):
-            return None
-        key.append(slice(a.start, b.stop, 1))
-    return View(array, tuple(key)) if not shape else None
+    for axis, dim in enumerate(dims):
+        line = data[tuple(slice(None) if d == dim else slice(0, 1) for d in variable.dims)]
+        with probing(axis):
+            numbers = np.asarray(line.compute(scheduler="synchronous")).ravel()
+        if dim not in variable.dims:
+            key.append(int(numbers[0]))
+        elif np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+            key.append(slice(int(numbers[0]), int(numbers[0]) + len(numbers), 1))
+        else:
+            key.append(numbers)
+    return View(source, tuple(key))
 
 
-def _only_crops(data: Any) -> bool:
-    """Tell whether a Dask array is one of ours with nothing but slicing on top."""
+def _sliced_from(data: Any) -> SlideArray | None:
+    """Return the lazy array under a Dask array that has nothing but slicing on top."""
     layers, name = data.dask.layers, data.name
     for _ in range(len(layers)):
-        if name in _chunked:
-            return True
+        source = _chunked.get(name)
+        if source is not None:
+            return source
         below = data.dask.dependencies.get(name, ())
         if not str(name).startswith("getitem") or len(below) != 1:
-            return False
+            return None
         (name,) = below
-    return False
+    return None
 
 
 def requests(data: Any) -> list[tuple[SlideArray, tuple[Any, ...]]]:
@@ -130,6 +135,6 @@ def crop_requests(variable: xr.Variable) -> list[tuple[SlideArray, tuple[Any, ..
     """Return what reading a variable would ask of lazy arrays; None where it is no view of one."""
     data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
-        return requests(data) if _only_crops(data) else None
+        return requests(data) if _sliced_from(data) is not None else None
     view = unwrap(variable)
     return None if view is None else [(view.array, view.key)]

@@ -84,14 +84,17 @@ class ImageAccessor:
         view = self._unwrap()
         image = self._image
         sizes = dict(zip(image.dims, image.shape, strict=True))
-        rows, columns = sizes["y"], sizes["x"]
+        down, across = ("row", "column") if "row" in sizes else ("y", "x")
+        if down not in sizes or across not in sizes:
+            raise OptionError(f"an image has dimensions y and x; this array has {', '.join(map(str, image.dims))}")
+        rows, columns = sizes[down], sizes[across]
         for y, x in corners:
             if y < 0 or x < 0 or height < 0 or width < 0 or y + height > rows or x + width > columns:
                 raise SelectionError(
                     f"rows {y} to {y + height} and columns {x} to {x + width} are not inside an image of "
                     f"{rows} x {columns} pixels"
                 )
-        sizes["y"], sizes["x"] = height, width
+        sizes[down], sizes[across] = height, width
         shape = tuple(sizes.values()) if single else (len(corners), *sizes.values())
         if out is None:
             out = np.empty(shape, image.dtype)
@@ -101,7 +104,7 @@ class ImageAccessor:
             )
         if view is None or self._window is None or view.array.kind != "image":
             for n, (y, x) in enumerate(corners):
-                part = image.variable.isel(y=slice(y, y + height), x=slice(x, x + width))
+                part = image.variable.isel({down: slice(y, y + height), across: slice(x, x + width)})
                 (out if single else out[n])[...] = part.values
             return out
         top, left = self._window
