@@ -166,14 +166,14 @@ def absurd_number(data: bytearray, rng: np.random.Generator) -> None:
 
 
 def other_syntax(data: bytearray, rng: np.random.Generator) -> None:
-    """State another transfer syntax of the same length."""
+    """State another transfer syntax, cut where it is too long."""
     at = data.find(b"1.2.840.10008.1.2")
     end = data.find(b"\x02\x00", at)
-    now = bytes(data[at:end]).rstrip(b"\0")
+    if at < 0 or end < 0:
+        return
     all_of_them = ["", ".1", ".2", ".5", ".1.99", ".8.1", ".1.98", *(f".4.{n}" for n in (50, 51, 70, 80, 90, 91, 100, 110, 201, 203, 94))]
-    others = [o for o in (b"1.2.840.10008.1.2" + s.encode() for s in all_of_them) if len(o) <= end - at and o != now]
-    other = others[rng.integers(len(others))]
-    data[at:end] = other.ljust(end - at, b"\0")
+    other = b"1.2.840.10008.1.2" + all_of_them[rng.integers(len(all_of_them))].encode()
+    data[at:end] = other[: end - at].ljust(end - at, b"\0")
 
 
 def scramble_offsets(data: bytearray, rng: np.random.Generator) -> None:

@@ -114,7 +114,12 @@ def assemble(files: Iterable[Path], fill: int = 255) -> tuple[np.ndarray, np.nda
     real = np.zeros(shape[:4], bool)
     for ds in read:
         for (z, path, row, column), frame in zip(places(ds), frames(ds), strict=True):
-            at = depths.index(z), paths.index(path), slice(row, row + len(frame)), slice(column, column + frame.shape[1])
+            at = (
+                depths.index(z),
+                paths.index(path),
+                slice(row, row + len(frame)),
+                slice(column, column + frame.shape[1]),
+            )
             cut = frame[: rows - row, : columns - column]
             picture[at], real[at] = cut, True
     return picture, real

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from oracles import as_image, assemble, dataset, decode, frames, psnr, streams
 
 import microtome as mt
 from microtome.errors import AmbiguousSlideError, FrameOrderWarning, NotASlideError, OpenError
+from oracles import as_image, assemble, dataset, decode, frames, psnr, streams
 
 BPAEC = "dicom/3dhistech_BPAEC"
 BOXES = "dicom/openslide_boxes"
@@ -183,15 +183,14 @@ for file in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
         node.dataset["image"].values
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, real], capture_output=True, text=True, timeout=100, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, real], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1000
 
 
 @pytest.mark.parametrize(
-    ("folder", "slides"), [("dicom/gcp_converter_tests", 2), ("dicom/highdicom", 5), ("dicom/panimg", 3), ("cmu1_dicom", 2)]
+    ("folder", "slides"),
+    [("dicom/gcp_converter_tests", 2), ("dicom/highdicom", 5), ("dicom/panimg", 3), ("cmu1_dicom", 2)],
 )
 def test_folders_of_several_slides_list_them(real, folder, slides):
     with pytest.raises(AmbiguousSlideError, match="series=") as e:
@@ -280,8 +279,8 @@ def test_trap_7_irreversible_colour_under_the_lossless_syntax_and_a_spacing_of_p
     expected = mt.open_slide(variants / "j2k")["level0"].image.values
     np.testing.assert_array_equal(slide["level0"].image.values, expected)
     assert slide.wsi.levels["row_spacing"].iloc[0] == pytest.approx(0.008)
-    X, Y = slide.wsi.to_slide(1.0, 0.5)
-    assert (X, Y) == (pytest.approx(21.0), pytest.approx(40.5))
+    right, up = slide.wsi.to_slide(1.0, 0.5)
+    assert (pytest.approx(21.0), pytest.approx(40.5)) == (right, up)
 
 
 def test_trap_8_3dhistech_fluorescence(real):

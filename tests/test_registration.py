@@ -1,7 +1,7 @@
 """Levels of every real pyramid register against level 0 within half a coarse pixel.
 
-Oracle: level 0 averaged over the squares that the coordinates of a level say its pixels cover, and the shift between the
-two pictures by least squares of the optical flow equation (Lucas and Kanade, IJCAI 1981). Neither knows our geometry.
+Oracle: level 0 averaged over the squares that the coordinates of a level say its pixels cover, and the shift between
+the two pictures by least squares of the optical flow equation (Lucas and Kanade, IJCAI 1981).
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from oracles import as_image, assemble, dataset, decode, frames, half, psnr, streams
 from scipy.ndimage import gaussian_filter
 
 import microtome as mt
 from microtome.errors import IncompleteSlideWarning, MissingFrameError, SlowAccessWarning
+from oracles import as_image, assemble, dataset, decode, frames, half, psnr, streams
 
 COLOUR = ["jpeg_ybr422_bot", "jpeg_rgb_eot", "jpeg_empty_bot", "jpeg_multifragment", "jpeg_sparse"]
 COLOUR += ["jpeg_sparse_empty_bot", "jpeg_concat_full", "jpeg_concat_sparse", "jpeg_rotated", "jpeg_frame_500x"]
@@ -188,7 +188,7 @@ def without_part(variants: Path, name: str, part: int, to: Path) -> Path:
 @pytest.mark.parametrize("part", [1, 2, 3])
 def test_a_lost_part_of_a_full_concatenation_raises_where_it_was(variants, tmp_path, part):
     folder = without_part(variants, "jpeg_concat_full", part, tmp_path / "cut")
-    expected, real = assemble(level_files(folder, 0))
+    _, real = assemble(level_files(folder, 0))
     real = real[0, 0]
     with pytest.warns(IncompleteSlideWarning, match="lost"):
         image = mt.open_slide(folder, chunks=None)["level0"].image

@@ -21,7 +21,7 @@ from microtome.dicom.part10 import EXTENDED_LENGTHS, EXTENDED_OFFSETS, UNDEFINED
 from microtome.errors import CorruptFrameError, MissingFrameError
 from microtome.storage import Source
 
-__all__ = ["EncapsulatedIndex", "FrameIndex", "NativeIndex", "StaleOffsetError", "build_index"]
+__all__ = ["EncapsulatedIndex", "FrameIndex", "NativeIndex", "StaleOffsetError", "build_index", "cut_short"]
 
 ITEM = b"\xfe\xff\x00\xe0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0"
@@ -135,6 +135,8 @@ def build_index(instance: Instance, below: str = "") -> FrameIndex:
     if element.length != UNDEFINED:
         return NativeIndex(instance)
     source = instance.outline.source
+    if element.offset + 8 > source.size:  # cut in front of the first item
+        return EncapsulatedIndex("item headers", np.empty(0, np.int64), np.empty(0, np.uint32), instance.frames)
     table = _basic_table(source, element)
     first = element.offset + 8 + table[1]
     rungs: list[tuple[str, Callable[[], EncapsulatedIndex | None]]] = [
@@ -178,8 +180,16 @@ def _holds(index: EncapsulatedIndex, source: Source) -> bool:
     return inside > 0
 
 
+def cut_short(index: EncapsulatedIndex, source: Source) -> bool:
+    """Tell whether the items run into the end of the file: what a table has behind it is then lost, and no lie."""
+    inside = index.starts[index.starts + 8 <= source.size]
+    last = int(inside.max()) if len(inside) else source.size
+    return source.read(last, 4) == ITEM and _end_of_items(source, last) + 8 > source.size
+
+
 def _table(source: Source, offset: int, length: int, dtype: str) -> npt.NDArray[Any]:
-    return np.frombuffer(source.read(offset, length), dtype)
+    data = source.read(offset, length)
+    return np.frombuffer(data, dtype, len(data) // np.dtype(dtype).itemsize)
 
 
 def _extended(instance: Instance, source: Source, first: int) -> EncapsulatedIndex | None:
@@ -262,17 +272,31 @@ def _walk(instance: Instance, source: Source, first: int) -> EncapsulatedIndex:
     starts: list[int] = []
     spans: list[int] = []
     streams: list[bool] = []
+    end = first
     for start, length, head in _items(source, first):
-        if start + 8 + length > source.size:
+        end = start + 8 + length
+        if end > source.size:
             break
         if len(starts) > MAX_FRAGMENTS * instance.frames:
             raise CorruptFrameError(f"{instance.uri}: more than {MAX_FRAGMENTS} fragments a frame")
         starts.append(start)
         spans.append(8 + length)
         streams.append(head.startswith(_STREAM_STARTS) or _begins_rle(head))
-    if len(starts) > instance.frames:
-        starts, spans = _join_fragments(instance, starts, spans, streams)
+    cut = end + 8 > source.size  # there is no room for the delimiter that ends the items
+    if len(starts) > instance.frames or (cut and any(streams) and not all(streams)):
+        starts, spans = _join_fragments(instance, starts, spans, streams, cut)
+    if cut and starts and not _whole(source, starts[-1], spans[-1]):
+        del starts[-1], spans[-1]
+    if max(spans, default=0) > UNDEFINED:
+        raise CorruptFrameError(f"{instance.uri}: a frame of {max(spans)} bytes is more than any decoder takes")
     return EncapsulatedIndex("item headers", np.array(starts, np.int64), np.array(spans, np.uint32), instance.frames)
+
+
+def _whole(source: Source, start: int, span: int) -> bool:
+    """Tell whether the items in front of a cut hold all of a frame: JPEG streams of every kind end with a marker."""
+    if source.read(start + 8, 2) not in (b"\xff\xd8", b"\xff\x4f"):
+        return True
+    return source.read(start + span - 3, 3).rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _begins_rle(head: bytes) -> bool:
@@ -281,11 +305,12 @@ def _begins_rle(head: bytes) -> bool:
 
 
 def _join_fragments(
-    instance: Instance, starts: list[int], spans: list[int], streams: list[bool]
+    instance: Instance, starts: list[int], spans: list[int], streams: list[bool], cut: bool
 ) -> tuple[list[int], list[int]]:
     """Join the fragments of frames: those that begin a codestream begin a frame."""
     begins = [i for i, begin in enumerate(streams) if begin] if instance.frames > 1 else [0]
-    if len(begins) != instance.frames or begins[0] != 0:
+    expected = len(begins) <= instance.frames if cut else len(begins) == instance.frames
+    if not expected or begins[:1] != [0]:
         raise CorruptFrameError(
             f"{instance.uri}: {len(starts)} fragments hold {instance.frames} frames, no offset table says which belong "
             "together, and their first bytes do not tell"

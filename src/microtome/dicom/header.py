@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,11 @@ MAX_SIDE = 1 << 22
 # CID 8123 Microscopy Illumination Method: does light pass through the slide?
 _TRANSMITTED = {"111741": True, "111744": True, "111745": True, "111742": False, "111743": False}
 _pydicom_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # No fork while another thread has pydicom's settings changed: the child would find them so, and the lock taken.
+    os.register_at_fork(
+        before=_pydicom_lock.acquire, after_in_parent=_pydicom_lock.release, after_in_child=_pydicom_lock.release
+    )
 
 
 @contextmanager

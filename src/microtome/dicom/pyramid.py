@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from microtome.dicom.instance import Instance
 from microtome.dicom.matrix import FrameOrder, Matrix, build_matrix
@@ -255,6 +255,9 @@ def _stack(name: str, members: list[Matrix], order: list[PathKey], prefer: Seque
         head = matrix.head
         return not asked, head.extended_depth_of_field, "DERIVED" in head.image_type and not order, head.uri
 
+    if any(z is not None for m in members for z in m.z):
+        # The only plane of an instance that states no Z offset lies where offsets count from.
+        members = [replace(m, z=(0.0,)) if m.z == (None,) else m for m in members]
     chosen: list[Matrix] = []
     taken: set[tuple[PathKey, float | None]] = set()
     alternatives: list[Matrix] = []
@@ -295,11 +298,13 @@ def _stack(name: str, members: list[Matrix], order: list[PathKey], prefer: Seque
     for number, matrix in enumerate(chosen):
         for i, key in enumerate(_path_keys(matrix.paths)):
             for k, z in enumerate(matrix.z):
-                at = z_index[z] if z in stated else k if not stated else 0
+                at = z_index[z] if stated else k
                 planes[at, keys.index(key)] = Plane(number, i * len(matrix.z) + k)
     return Level(name, tuple(chosen), tuple(z_values), tuple(paths[k] for k in keys), planes, uids)
 
 
 def _stackable(one: Matrix, other: Matrix) -> bool:
     a, b = one.head.format, other.head.format
-    return (a.dtype, a.channels) == (b.dtype, b.channels)
+    # Planes without an offset are told apart by their numbers alone.
+    numbered = None in one.z or None in other.z
+    return (a.dtype, a.channels) == (b.dtype, b.channels) and (not numbered or one.z == other.z)

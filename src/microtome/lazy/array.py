@@ -202,10 +202,11 @@ class SlideArray(BackendArray):
         names = ("z", "path", "y", "x", "c")
         gone = dropped if reader.colour else dropped | {"path"}
         result: Pixels = full[tuple(0 if d in gone else slice(None, None, -1 if d in reverse else None) for d in names)]
-        if out is not None and not np.shares_memory(result, out):
+        if out is None:
+            return result
+        if not np.shares_memory(result, out):
             out[...] = result
-            return out
-        return result
+        return out
 
     def _points(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""

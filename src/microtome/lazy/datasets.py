@@ -145,7 +145,8 @@ def chunk(data: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
         shape = block_shape(image.sizes, frame, y, x, image.dtype.itemsize)
     else:
         shape = frame | {d: n for d, n in chunks.items() if d in frame}
-    chunked = data.chunk(shape, name_prefix="microtome-", token=array.token, inline_array=True)
+    # Without its coordinates: those that are no index would become Dask arrays, too.
+    chunked = data.drop_vars(data.coords).chunk(shape, name_prefix="microtome-", token=array.token, inline_array=True)
     blocks: Any = chunked["image"].data
     remember_chunked(blocks.name, array)
-    return chunked
+    return data.assign(image=chunked["image"].variable)

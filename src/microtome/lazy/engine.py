@@ -33,6 +33,11 @@ class MicrotomeBackendEntrypoint(BackendEntrypoint):
     description = "Whole-slide images (DICOM) as lazy arrays"
     url = "https://github.com/microtome/microtome"
     supports_groups = True
+    # Stated, because xarray cannot find them out behind **options.
+    open_dataset_parameters = (
+        "filename_or_obj", "drop_variables", "group", "series", "storage_options", "frame_order", "missing", "fill",
+        "alignment", "prefer",
+    )  # fmt: skip
 
     def open_dataset(
         self,

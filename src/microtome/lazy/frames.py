@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from microtome import config
 from microtome.dicom.decoding import FrameDecoder
-from microtome.dicom.frame_index import FrameIndex, StaleOffsetError, build_index
+from microtome.dicom.frame_index import FrameIndex, NativeIndex, StaleOffsetError, build_index, cut_short
 from microtome.dicom.instance import Instance
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
 from microtome.lazy.canvas import Canvas
@@ -142,8 +142,8 @@ class FrameFile:
             return None
         data = memoryview(self.source.read(*span))
         if len(data) < span[1]:
-            # Either the file is cut, or the table lies; only the item headers tell.
-            if index.rung in ("native", "item headers"):
+            # Either the file is cut, or the table lies.
+            if isinstance(index, NativeIndex) or index.rung == "item headers" or cut_short(index, self.source):
                 return None
             raise StaleOffsetError
         return index.payload(data)

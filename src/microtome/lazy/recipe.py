@@ -32,10 +32,11 @@ from microtome.errors import (
     SlideChangedError,
     SlowAccessWarning,
 )
+from microtome.lazy.names import PackedNames, pack
 from microtome.lazy.reader import LevelReader, Missing
 from microtome.storage import FileEntry, Target, display_uri, list_files
 from microtome.storage.listing import normalize
-from microtome.storage.uri import holds_secret
+from microtome.storage.uri import holds_secret, url_holds_secret
 
 __all__ = ["OpenSlide", "Recipe", "SlideRef", "open_recipe"]
 
@@ -58,7 +59,7 @@ class Recipe:
         See `microtome.open_slide`.
     """
 
-    names: tuple[str, ...]
+    names: Sequence[str] = field(repr=False)
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     series: str | None = None
     frame_order: FrameOrder | None = None
@@ -108,13 +109,17 @@ class Recipe:
         """What changes pixels or coordinates: not how to reach the store."""
         return (self.series, self.frame_order, self.missing, self.fill, self.alignment, self.prefer)
 
+    def _secret_in_names(self) -> bool:
+        # Names that have been packed have been looked at; to go through them would list folders.
+        return not isinstance(self.names, PackedNames) and any(map(url_holds_secret, self.names))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        if holds_secret(self.storage_options):
+        if holds_secret(self.storage_options) or self._secret_in_names():
             raise OptionError(
-                f"{self.where}: storage_options hold a secret, which does not leave this process; let workers find "
+                f"{self.where}: the URL or storage_options hold a secret, which does not leave this process; let workers find "
                 "their own credentials (an environment variable, a file, the platform's default)"
             )
-        return Recipe, (self.names, dict(self.storage_options), *self.options)
+        return Recipe, (pack(self.names), dict(self.storage_options), *self.options)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["display_uri", "holds_secret", "is_remote", "local_path"]
+__all__ = ["display_uri", "holds_secret", "is_remote", "local_path", "url_holds_secret"]
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+(://|::)")
 _USERINFO = re.compile(r"(://)[^/@\s]*@")
 _QUERY = re.compile(r"[?#][^:]*")
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|credential|(^|_)key($|_)|sas|auth", re.IGNORECASE)
+_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+_SIGNATURE = re.compile(r"^sig$|signature", re.IGNORECASE)
+_PARAMETER = re.compile(r"[?&]([^=&#]+)=[^&#]")
 _NOT_SECRET = {"anon", "google_default", "cloud", "cache", "browser", ""}
 
 
@@ -37,3 +40,11 @@ def holds_secret(options: object, name: str = "") -> bool:
     if isinstance(options, list | tuple):
         return any(holds_secret(value, name) for value in options)
     return isinstance(options, str | bytes) and bool(_SECRET_NAME.search(name)) and options not in _NOT_SECRET
+
+
+def url_holds_secret(uri: str) -> bool:
+    """Tell whether a URL holds a password, or a query that grants access: a signature, a token, a key."""
+    if not is_remote(uri):
+        return False
+    names = _PARAMETER.findall(uri)
+    return bool(_PASSWORD.search(uri)) or any(_SECRET_NAME.search(n) or _SIGNATURE.search(n) for n in names)
