@@ -1,8 +1,10 @@
 """Damages slides and opens them; run by test_fuzz in a process of its own, so that a crash, a hang or greed is seen.
 
-``python fuzz_worker.py FOLDER SEED FIRST STOP``: FOLDER gets the slides and the damaged files. Every case prints its number before it
-begins, and ``BUG`` with a traceback where anything but an error of microtome comes out.
+``python fuzz_worker.py FOLDER SEED FIRST STOP``: FOLDER gets the slides and the damaged files. Every case prints its
+number before it begins, and ``BUG`` with a traceback where anything but an error of microtome comes out.
 """
+
+# ruff: noqa: T201 (printing is what it is for)
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ NUMBERS = {
     (0x0028, 0x1101): "US", (0x0028, 0x1201): "OW", (0x0020, 0x9228): "UL", (0x0020, 0x9162): "US",
     (0x0048, 0x021E): "SL", (0x0048, 0x021F): "SL", (0x7FE0, 0x0001): "OV", (0x7FE0, 0x0002): "OV",
 }  # fmt: skip
-ABSURD = (0, 1, 2, 3, 7, 8, 12, 16, 32, 64, 255, 256, 4095, 32767, 32768, 65535, 1 << 20, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+ABSURD = (
+    0, 1, 2, 3, 7, 8, 12, 16, 32, 64, 255, 256, 4095, 32767, 32768, 65535, 1 << 20, 1 << 24, (1 << 31) - 1, 1 << 31,
+    (1 << 32) - 1,
+)  # fmt: skip
 
 Damage = Callable[[bytearray, np.random.Generator], None]
 
@@ -84,7 +89,7 @@ def add_palette(file: Path) -> None:
     ds.save_as(file)
 
 
-# Damage. Each changes the bytes of one file in place. -----------------------------------------------------------------
+# Damage. Each changes the bytes of one file in place. ---------------------------------------------------------------
 
 
 def pixels_begin(data: bytearray) -> int:
@@ -151,7 +156,8 @@ def absurd_number(data: bytearray, rng: np.random.Generator) -> None:
         at, order, vr = found[rng.integers(len(found))]
         explicit = data[at + 4 : at + 6] == vr.encode()
         long = vr in ("OW", "OV")
-        (length,) = struct.unpack_from(order + ("I" if long or not explicit else "H"), data, at + (8 if long and explicit else 6 if explicit else 4))
+        form, place = ("I", 8) if long and explicit else ("H", 6) if explicit else ("I", 4)
+        (length,) = struct.unpack_from(order + form, data, at + place)
         start = at + (12 if long and explicit else 8)
         length = min(length, len(data) - start)
         if vr == "IS":
@@ -171,7 +177,8 @@ def other_syntax(data: bytearray, rng: np.random.Generator) -> None:
     end = data.find(b"\x02\x00", at)
     if at < 0 or end < 0:
         return
-    all_of_them = ["", ".1", ".2", ".5", ".1.99", ".8.1", ".1.98", *(f".4.{n}" for n in (50, 51, 70, 80, 90, 91, 100, 110, 201, 203, 94))]
+    numbers = (50, 51, 70, 80, 90, 91, 94, 100, 110, 201, 203)
+    all_of_them = ["", ".1", ".2", ".5", ".1.99", ".8.1", ".1.98", *(f".4.{n}" for n in numbers)]
     other = b"1.2.840.10008.1.2" + all_of_them[rng.integers(len(all_of_them))].encode()
     data[at:end] = other[: end - at].ljust(end - at, b"\0")
 
@@ -188,7 +195,8 @@ def scramble_offsets(data: bytearray, rng: np.random.Generator) -> None:
     for place in places:
         for _ in range(3):
             spot = min(place + 4 * int(rng.integers(0, 8)), len(data) - 8)
-            data[spot : spot + 4] = struct.pack("<I", int(rng.choice([0, 2, 8, 0xFFFFFFFF, 0x80000000, rng.integers(1 << 16)])))
+            value = int(rng.choice([0, 2, 8, 0xFFFFFFFF, 0x80000000, rng.integers(1 << 16)]))
+            data[spot : spot + 4] = struct.pack("<I", value)
 
 
 def move_bytes(data: bytearray, rng: np.random.Generator) -> None:
@@ -289,8 +297,7 @@ def main() -> int:
     for name in sorted(SLIDES):  # imports and honest slides first: what they take is no greed
         make(folder, name)
         print(name, dict(use(folder / name)), flush=True)
-    with open("/proc/self/statm") as f:
-        taken = int(f.read().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + GREED, -1))
 
     def alarm(*_: object) -> None:

@@ -105,7 +105,7 @@ def expected_pixels(name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.where(covered[..., None], slide.pixels(0), 255), covered
 
 
-# Selections ------------------------------------------------------------------------------------------------------------
+# Selections ---------------------------------------------------------------------------------------------------------
 
 
 def slices(size: int) -> st.SearchStrategy[slice]:
@@ -189,7 +189,9 @@ def test_missing_tiles_are_filled(name: str) -> None:
 def test_whole_level(name: str) -> None:
     sample, options = _samples[name], SLIDES[name]
     planes, paths = options.get("focal_planes", 1), len(options.get("paths", ())) or options.get("rgb_paths", 1)
-    whole = sample.truth.values.reshape(planes, *([paths] if "path" in sample.truth.dims else []), *sample.truth.shape[-3:])
+    whole = sample.truth.values.reshape(
+        planes, *([paths] if "path" in sample.truth.dims else []), *sample.truth.shape[-3:]
+    )
     for z in range(planes):
         for p in range(paths):
             got = whole[z, p] if "path" in sample.truth.dims else whole[z]
@@ -229,7 +231,9 @@ class TestLikeNumPy:
                 some = some | points(sizes, least=tree == "dask")
             key = data.draw(some)
             # Dimensions of points must not take a name that is taken.
-            key = {d: k for d, k in key.items() if not isinstance(k, xr.DataArray) or not set(k.dims) & (set(sizes) - {d})}
+            key = {
+                d: k for d, k in key.items() if not isinstance(k, xr.DataArray) or not set(k.dims) & (set(sizes) - {d})
+            }
             keys.append(key)
             image, expected = image.isel(key), expected.isel(key)
         check_same(image, expected, keys)
@@ -321,10 +325,16 @@ class TestRead:
         image, truth = image.isel(key), truth.isel(key)
         h, w = (data.draw(st.integers(0, min(90, truth.sizes[d]))) for d in ("y", "x"))
         count = data.draw(st.integers(0, 5))
-        y0 = np.array(data.draw(st.lists(st.integers(0, truth.sizes["y"] - h), min_size=count, max_size=count)), np.int32)
-        x0 = np.array(data.draw(st.lists(st.integers(0, truth.sizes["x"] - w), min_size=count, max_size=count)), np.int64)
+        y0 = np.array(
+            data.draw(st.lists(st.integers(0, truth.sizes["y"] - h), min_size=count, max_size=count)), np.int32
+        )
+        x0 = np.array(
+            data.draw(st.lists(st.integers(0, truth.sizes["x"] - w), min_size=count, max_size=count)), np.int64
+        )
         parts = [truth.isel(y=slice(y, y + h), x=slice(x, x + w)).values for y, x in zip(y0, x0, strict=True)]
-        expected = np.stack(parts) if parts else np.empty((0, *truth.isel(y=slice(0, h), x=slice(0, w)).shape), truth.dtype)
+        expected = (
+            np.stack(parts) if parts else np.empty((0, *truth.isel(y=slice(0, h), x=slice(0, w)).shape), truth.dtype)
+        )
         got = image.wsi.read(y0, x0, h, w)
         assert got.shape == expected.shape
         np.testing.assert_array_equal(got, expected, err_msg=str((key, y0, x0, h, w)))
@@ -335,7 +345,14 @@ class TestRead:
     def test_outside(self, name: str, tree: str) -> None:
         image = getattr(_samples[name], tree)
         rows, columns = image.sizes["y"], image.sizes["x"]
-        for window in ((-1, 0, 1, 1), (0, -1, 1, 1), (rows, 0, 1, 1), (0, columns, 1, 1), (0, 0, rows + 1, 1), (0, 0, 1, -1)):
+        for window in (
+            (-1, 0, 1, 1),
+            (0, -1, 1, 1),
+            (rows, 0, 1, 1),
+            (0, columns, 1, 1),
+            (0, 0, rows + 1, 1),
+            (0, 0, 1, -1),
+        ):
             with pytest.raises(SelectionError):
                 image.wsi.read(*window)
         with pytest.raises(SelectionError):
@@ -347,7 +364,11 @@ class TestRead:
         image = getattr(_samples[name], tree)
         good = image.wsi.read(0, 0, 1, 1)
         strided = np.empty((*good.shape[:-1], 2 * good.shape[-1]), good.dtype)[..., ::2]
-        for out in (np.empty((*good.shape, 1), good.dtype), good.astype("f4"), strided if strided.size > 1 else good[..., :0]):
+        for out in (
+            np.empty((*good.shape, 1), good.dtype),
+            good.astype("f4"),
+            strided if strided.size > 1 else good[..., :0],
+        ):
             with pytest.raises(OptionError, match="C-contiguous"):
                 image.wsi.read(0, 0, 1, 1, out=out)
 
@@ -359,7 +380,7 @@ def test_columns_and_rows_need_not_come_in_pairs() -> None:
     np.testing.assert_array_equal(got, expected)
 
 
-# What is read ------------------------------------------------------------------------------------------------------------
+# What is read -------------------------------------------------------------------------------------------------------
 
 
 def frames_under(sample: Sample, ys: Any, xs: Any) -> set[tuple[int, int]]:
@@ -472,12 +493,14 @@ def test_batch_reads_shared_frames_once(wide: Path, reads: list[tuple[str, int, 
     reads.clear()
     y0, x0 = np.meshgrid(np.arange(0, 32, 4), np.arange(0, 32, 4), indexing="ij")
     got = image.wsi.read(y0.ravel(), x0.ravel(), 32, 32)
-    expected = ((y0[..., None, None] + np.arange(32)[:, None]) * 7 + (x0[..., None, None] + np.arange(32)) * 3).astype(np.uint8)
+    expected = ((y0[..., None, None] + np.arange(32)[:, None]) * 7 + (x0[..., None, None] + np.arange(32)) * 3).astype(
+        np.uint8
+    )
     np.testing.assert_array_equal(got.reshape(8, 8, 32, 32), expected)
     assert sum(length for _, _, length in reads) == 4 * 32 * 32
 
 
-# Coverage ----------------------------------------------------------------------------------------------------------------
+# Coverage -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tree", ["lazy", "dask"])

@@ -46,13 +46,14 @@ class NativeIndex:
         assert element is not None
         self._start = element.offset
         self._bits = instance.format.native_bits
+        self._unit = 16 if instance.format.byte_swapped else 8  # words that are swapped are not to be cut
         self._end = min(element.offset + element.length, instance.outline.source.size)
         self.count = instance.frames
 
     def span(self, frame: int) -> tuple[int, int]:
         """Return offset and length of the bytes that hold a frame."""
-        first = frame * self._bits
-        start, stop = first // 8, -(-(first + self._bits) // 8)
+        first, unit = frame * self._bits, self._unit
+        start, stop = first // unit * unit // 8, -(-(first + self._bits) // unit) * unit // 8
         if self._start + stop > self._end:
             raise MissingFrameError("the file ends before it")
         return self._start + start, stop - start
@@ -63,7 +64,7 @@ class NativeIndex:
 
     def bit_offset(self, frame: int) -> int:
         """Return the bit of the span's first byte at which the frame begins."""
-        return frame * self._bits % 8
+        return frame * self._bits % self._unit
 
 
 class EncapsulatedIndex:

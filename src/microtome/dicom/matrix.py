@@ -251,8 +251,8 @@ def _check_planes(head: Instance, planes: int, paths: int) -> None:
     """Refuse a number of planes that only damage can explain: each takes memory, whether it has frames or not."""
     if planes * paths > MAX_PLANES:
         raise CorruptHeaderError(
-            f"{head.uri}: {planes} focal planes of {paths} optical paths are stated; no slide has more than {MAX_PLANES} "
-            "together"
+            f"{head.uri}: {planes} focal planes of {paths} optical paths are stated; no slide has more than "
+            f"{MAX_PLANES} together"
         )
 
 

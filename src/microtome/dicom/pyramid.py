@@ -84,6 +84,11 @@ class Level:
         return self.matrices[0].head
 
     @property
+    def overlapping(self) -> bool:
+        """Whether tiles may overlap: where they are not on a grid."""
+        return any(not matrix.tiling.aligned for matrix in self.matrices)
+
+    @property
     def instances(self) -> list[Instance]:
         """Every instance that pixels are read from."""
         return [part.instance for matrix in self.matrices for part in matrix.parts]

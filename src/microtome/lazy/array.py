@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from xarray.backends import BackendArray
 from xarray.core.indexing import ExplicitIndexer, VectorizedIndexer
 
 from microtome.lazy.axis import Axis, Run, length, normalize
+from microtome.lazy.buffers import empty
 from microtome.lazy.plan import Plan, plan_points
 from microtome.lazy.reader import LevelReader
 from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
@@ -25,6 +25,7 @@ __all__ = ["Kind", "SlideArray", "probing", "recording"]
 
 Kind = Literal["image", "coverage"]
 Pixels = npt.NDArray[Any]
+AXES = ("z", "path", "y", "x", "c")
 _local = threading.local()
 
 if hasattr(os, "register_at_fork"):
@@ -94,6 +95,8 @@ class SlideArray(BackendArray):
         self._opened = opened
         self._reader = opened.reader(node) if opened else None
         self._pid = os.getpid()
+        self.twin: SlideArray | None = None
+        """An equal array of an earlier opening, which this one keeps alive; see `remember_chunked`."""
 
     @classmethod
     def of(cls, opened: OpenSlide, node: str, kind: Kind = "image") -> SlideArray:
@@ -150,9 +153,9 @@ class SlideArray(BackendArray):
             return self._points(key.tuple)
         return self.block(key.tuple)
 
-    def _selection(self, key: tuple[Any, ...]) -> tuple[dict[str, Axis], set[str], set[str]]:
+    def select(self, key: tuple[Any, ...]) -> tuple[dict[str, Axis], set[str], set[str]]:
         """Return what is selected along each axis, which axes are reversed, and which are dropped."""
-        axes: dict[str, Axis] = {d: Run(0, 1) for d in ("z", "path", "y", "x", "c")}
+        axes: dict[str, Axis] = dict.fromkeys(AXES, Run(0, 1))
         reverse: set[str] = set()
         dropped = set(axes) - set(self.dims)
         for dim, k, size in zip(self.dims, key, self.shape, strict=True):
@@ -171,42 +174,25 @@ class SlideArray(BackendArray):
             axes["c"] = Run(0, 1)
         return axes, reverse, dropped
 
-    def block(self, key: tuple[Any, ...], out: Pixels | None = None) -> Pixels:
-        """Return the pixels under one integer, slice or index array an axis, combined as by ``numpy.ix_``.
-
-        Parameters
-        ----------
-        key
-            One element an axis.
-        out
-            Array of the shape of the result to write to.
-        """
-        axes, reverse, dropped = self._selection(key)
+    def block(self, key: tuple[Any, ...]) -> Pixels:
+        """Return the pixels under one integer, slice or index array an axis, combined as by ``numpy.ix_``."""
+        axes, reverse, dropped = self.select(key)
         reader = self.reader
-        zs, paths = _numbers(axes["z"]), _numbers(axes["path"])
-        rows, columns = length(axes["y"]), length(axes["x"])
+        planes = reader.planes(axes["z"], axes["path"])
+        z, paths, channels = length(axes["z"]), length(axes["path"]), length(axes["c"])
+        stack = (z, paths) if reader.colour else (z, 1)
+        shape = (*stack, length(axes["y"]), length(axes["x"]), channels if reader.colour else paths)
+        full = empty(shape, self.dtype)
         if self.kind == "coverage":
-            full: Pixels = reader.covered(zs, paths, axes["y"], axes["x"])[..., np.newaxis]
-            if not reader.colour:
-                full = full[..., 0].transpose(0, 2, 3, 1)[:, np.newaxis]
-        else:
-            channels = axes["c"] if reader.colour else None
-            count = length(axes["c"]) if reader.colour else len(paths)
-            shape = (len(zs), len(paths) if reader.colour else 1, rows, columns, count)
-            straight = out is not None and not reverse and out.flags.c_contiguous
-            full = out.reshape(shape) if out is not None and straight else np.empty(shape, self.dtype)
-            view = full if reader.colour else full[:, 0].transpose(0, 3, 1, 2)[..., np.newaxis]
-            picked = None if channels is None else _channel_key(channels, reader.channels)
-            if full.size:
-                reader.read(zs, paths, [(axes["y"], axes["x"])], view, picked)
-        names = ("z", "path", "y", "x", "c")
-        gone = dropped if reader.colour else dropped | {"path"}
-        result: Pixels = full[tuple(0 if d in gone else slice(None, None, -1 if d in reverse else None) for d in names)]
-        if out is None:
-            return result
-        if not np.shares_memory(result, out):
-            out[...] = result
-        return out
+            full[...] = False
+            reader.cover(planes, axes["y"], axes["x"], reader.view(full))
+        elif full.size:
+            reader.read(planes, [(axes["y"], axes["x"])], reader.view(full), reader.channel_key(axes["c"]))
+        index: list[Any] = [0 if d in dropped else slice(None, None, -1 if d in reverse else None) for d in AXES]
+        if not reader.colour:
+            index[1] = 0  # optical paths are along c
+        result: Pixels = full[tuple(index)]
+        return result
 
     def _points(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""
@@ -252,35 +238,10 @@ class SlideArray(BackendArray):
             pixels = np.take_along_axis(pixels, index["c"][:, np.newaxis], axis=1)
         return pixels.reshape(full)
 
-    def batch(
-        self, key: tuple[Any, ...], corners: Sequence[tuple[int, int]], height: int, width: int, out: Pixels
-    ) -> None:
-        """Read regions of one size into ``out`` (region, ..., y, x[, c]); frames that they share are decoded once."""
-        axes, _, _ = self._selection(key)
-        reader = self.reader
-        zs, paths = _numbers(axes["z"]), _numbers(axes["path"])
-        count = length(axes["c"]) if reader.colour else len(paths)
-        full = out.reshape(len(corners), len(zs), len(paths) if reader.colour else 1, height, width, count)
-        view: Pixels = full if reader.colour else full[:, :, 0].transpose(0, 1, 4, 2, 3)[..., np.newaxis]
-        picked = _channel_key(axes["c"], reader.channels) if reader.colour else None
-        regions: list[tuple[Axis, Axis]] = [(Run(y, y + height), Run(x, x + width)) for y, x in corners]
-        if full.size:
-            reader.read(zs, paths, regions, view if len(regions) > 1 else view[0], picked)
-
     def plan(self, key: tuple[Any, ...]) -> Plan:
         """Plan what `block` would read."""
-        axes, _, _ = self._selection(key)
-        return self.reader.plan(_numbers(axes["z"]), _numbers(axes["path"]), [(axes["y"], axes["x"])])
-
-
-def _numbers(axis: Axis) -> list[int]:
-    return list(range(*axis)) if isinstance(axis, Run) else axis.tolist()
-
-
-def _channel_key(axis: Axis, channels: int) -> slice | npt.NDArray[np.int64] | None:
-    if not isinstance(axis, Run):
-        return axis
-    return None if axis == Run(0, channels) else slice(*axis)
+        axes, _, _ = self.select(key)
+        return self.reader.plan(self.reader.planes(axes["z"], axes["path"]), [(axes["y"], axes["x"])])
 
 
 def _numbered(array: SlideArray, key: tuple[Any, ...], axis: int) -> Pixels:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from microtome.errors import SelectionError
 
-__all__ = ["Axis", "Hit", "Run", "hits_at", "length", "normalize", "tile_hits"]
+__all__ = ["Axis", "Hit", "Run", "hits_at", "length", "normalize", "numbers", "tile_hits"]
 
 Index = npt.NDArray[np.int64]
 
@@ -71,6 +71,11 @@ def length(axis: Axis) -> int:
     if isinstance(axis, Run):
         return -(-(axis.stop - axis.start) // axis.step)
     return len(axis)
+
+
+def numbers(axis: Axis) -> list[int]:
+    """Return the selected numbers, one by one."""
+    return list(range(*axis)) if isinstance(axis, Run) else axis.tolist()
 
 
 def tile_hits(axis: Axis, tile: int) -> list[Hit]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from microtome import config
@@ -13,24 +12,11 @@ from microtome.dicom.decoding import FrameDecoder
 from microtome.dicom.frame_index import FrameIndex, NativeIndex, StaleOffsetError, build_index, cut_short
 from microtome.dicom.instance import Instance
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
+from microtome.lazy.buffers import scratch
 from microtome.lazy.canvas import Canvas
 from microtome.lazy.plan import Unit
 
 __all__ = ["FrameFile"]
-
-SCRATCH_LIMIT = 16 << 20
-_scratch = threading.local()
-
-
-def _scratch_for(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
-    """Return a buffer of this thread for a decoded frame: one that is in the processor's cache already."""
-    key = shape, dtype
-    if getattr(_scratch, "key", None) != key:
-        size = shape[0] * shape[1] * shape[2] * dtype.itemsize
-        _scratch.array = np.empty(shape, dtype) if size <= SCRATCH_LIMIT else None
-        _scratch.key = key
-    array: npt.NDArray[Any] | None = _scratch.array
-    return array
 
 
 class FrameFile:
@@ -41,6 +27,7 @@ class FrameFile:
         self.instance = instance
         self.source = instance.outline.source
         self.shape = (fmt.rows, fmt.columns, fmt.channels)
+        self.dtype = fmt.dtype
         self._index: FrameIndex | None = None
         self._decoder: FrameDecoder | None = None
         self._lock = threading.Lock()
@@ -98,9 +85,8 @@ class FrameFile:
                 raise type(e)(self._message(frame, str(e))) from e
 
     def _paste_one(self, payload: memoryview, frame: int, jobs: list[Any], canvas: Canvas) -> None:
-        dtype = self.instance.format.dtype
         place = canvas.whole(jobs[0], self.shape) if len(jobs) == 1 else None
-        out = place if place is not None else _scratch_for(self.shape, dtype)
+        out = place if place is not None else scratch(self.shape, self.dtype)
         if out is None and self.shape[0] * self.shape[1] > max(1 << 28, len(payload) << 12):
             raise CorruptFrameError(f"claims {self.shape[0]} x {self.shape[1]} pixels in {len(payload)} bytes")
         assert self._index is not None

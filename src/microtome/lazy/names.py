@@ -1,17 +1,18 @@
 """A long list of files in the few bytes that a Dask task may carry.
 
-Names that follow a pattern shrink by compression. Names made of UIDs do not: of those travel their folders, a short hash of
-each, and a long one of all. The process that opens them lists the folders and keeps the files whose hashes are there; the
-long hash tells that it has the very same list.
+Names that follow a pattern shrink by compression. Names made of UIDs do not: of those travel their folders, a short
+hash of each, and a long one of all. The process that opens them lists the folders and keeps the files whose hashes are
+there; the long hash tells that it has the very same list.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice, product
+from itertools import chain, combinations, islice, product
 from typing import Any
 
 from microtome.storage.uri import is_remote
@@ -36,7 +37,7 @@ def pack(names: Sequence[str]) -> Sequence[str]:
     if len(text) <= BUDGET or any(map(is_remote, names)):
         return PackedNames("text", text, len(names), names[0])
     unique = sorted(set(names))
-    folders = sorted({os.path.dirname(name) for name in unique})
+    folders = sorted({os.path.dirname(name) for name in unique})  # noqa: PTH120 (names are strings)
     head = _digest("\0".join(unique), LONG)
     listed = zlib.compress("\0".join(folders).encode("utf-8", "surrogateescape"), 9)
     width = min(SHORT[1], BUDGET // len(unique))
@@ -71,15 +72,16 @@ class PackedNames(Sequence[str]):
         if form == "folders":
             return iter(sorted(_files(folders)))
         width, hashes = content[2:]
-        found: dict[bytes, list[str]] = {hashes[i : i + width]: [] for i in range(0, len(hashes), width)}
+        wanted = Counter(hashes[i : i + width] for i in range(0, len(hashes), width))
+        found: dict[bytes, list[str]] = {digest: [] for digest in wanted}
         for name in _files(folders):
             names = found.get(_digest(name, width))
             if names is not None:
                 names.append(name)
         # Another file may share a short hash: the long one tells which is meant. Where none fits, files are gone, and
         # whoever opens the others finds that out by their fingerprint.
-        choices = [names for names in found.values() if names]
-        lists = (sorted(chosen) for chosen in islice(product(*choices), TRIES))
+        choices = (combinations(names, min(wanted[digest], len(names))) for digest, names in found.items())
+        lists = (sorted(chain(*chosen)) for chosen in islice(product(*choices), TRIES))
         some = next(lists)
         if _digest("\0".join(some), LONG) == head:
             return iter(some)
@@ -100,7 +102,7 @@ def _files(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                found += [os.path.join(folder, e.name) for e in entries if e.is_file()]
+                found += [e.path for e in entries if e.is_file()]
         except OSError:
             continue
     return found

@@ -6,7 +6,7 @@ the other in a file: one read each. Every frame is in one unit, with all the pla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,16 +69,47 @@ class Plan(NamedTuple):
 
 
 class _Collector:
-    """Gathers frames in order of their places and turns them into units."""
+    """Turns frames and the places of their pixels into units.
 
-    def __init__(self, level: Level) -> None:
+    Parameters
+    ----------
+    level
+        Where the frames are.
+    run
+        The most frames of a unit.
+    repeated
+        Whether frames come several times, in any order: then they are gathered first, and sorted.
+    """
+
+    def __init__(self, level: Level, run: int, repeated: bool) -> None:
         self.level = level
-        self.wanted: dict[tuple[int, int], list[Any]] = {}
+        self.run = run
         self.lost: list[tuple[int, int, Any]] = []
         self.complete = True
+        self.units: list[Unit] = []
+        self.last = (-1, -1, -1)
+        self.gathered: dict[tuple[int, int], list[Any]] | None = {} if repeated else None
 
     def add(self, matrix: int, frame: int, job: Any) -> None:
-        self.wanted.setdefault((matrix, frame), []).append(job)
+        if self.gathered is None:
+            self.append(matrix, frame, [job])
+        else:
+            self.gathered.setdefault((matrix, frame), []).append(job)
+
+    def append(self, matrix: int, frame: int, jobs: list[Any]) -> None:
+        """Append a frame to the last unit if it lies behind its frames, else begin a unit."""
+        place = _locate(self.level.matrices[matrix], frame)
+        if place is None:
+            self.lost.extend((matrix, frame, job) for job in jobs)
+            self.complete = False
+            return
+        part, local = place
+        if self.last == (matrix, part, local - 1) and len(self.units[-1].frames) < self.run:
+            self.units[-1].frames.append(local)
+            self.units[-1].jobs.append(jobs)
+        else:
+            self.units.append(Unit(matrix, part, [local], [jobs]))
+        self.last = (matrix, part, local)
 
     def absent(self, matrix: int, job: Any) -> None:
         self.complete = False
@@ -86,26 +117,10 @@ class _Collector:
         if isinstance(tiling, SparseTiling) and tiling.lost:
             self.lost.append((matrix, ABSENT, job))
 
-    def plan(self, run: int, ordered: bool) -> Plan:
-        keys: Iterable[tuple[int, int]] = self.wanted if ordered else sorted(self.wanted)
-        units: list[Unit] = []
-        last = (-1, -1, -1)
-        for key in keys:
-            matrix, frame = key
-            place = _locate(self.level.matrices[matrix], frame)
-            if place is None:
-                self.lost.extend((matrix, frame, job) for job in self.wanted[key])
-                self.complete = False
-                continue
-            part, local = place
-            if last == (matrix, part, local - 1) and len(units[-1].frames) < run:
-                units[-1].frames.append(local)
-                units[-1].jobs.append(self.wanted[key])
-            else:
-                units.append(Unit(matrix, part, [local], [self.wanted[key]]))
-            last = (matrix, part, local)
-        overlapping = any(not m.tiling.aligned for m in self.level.matrices)
-        return Plan(units, self.lost, self.complete, overlapping)
+    def plan(self) -> Plan:
+        for (matrix, frame), jobs in sorted(self.gathered.items()) if self.gathered else ():
+            self.append(matrix, frame, jobs)
+        return Plan(self.units, self.lost, self.complete, self.level.overlapping)
 
 
 def _locate(matrix: Matrix, frame: int) -> tuple[int, int] | None:
@@ -132,7 +147,7 @@ def plan_regions(
         The most frames of a unit.
     """
     batch = len(regions) > 1
-    collect = _Collector(level)
+    collect = _Collector(level, run, repeated=batch)
     for number, (ys, xs) in enumerate(regions):
         for slot, plane in planes:
             where = (number, *slot) if batch else slot
@@ -142,7 +157,7 @@ def plan_regions(
                 _aligned(collect, plane, where, ys, xs)
             else:
                 _unaligned(collect, plane, where, ys, xs)
-    return collect.plan(run, ordered=not batch)
+    return collect.plan()
 
 
 def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis, xs: Axis) -> None:
@@ -202,7 +217,7 @@ def plan_points(
     run
         The most frames of a unit.
     """
-    collect = _Collector(level)
+    collect = _Collector(level, run, repeated=True)
     slots = np.unique(np.stack([z, path]), axis=1) if len(z) else np.empty((2, 0), np.int64)
     for k, p in slots.T.tolist():
         chosen = np.flatnonzero((z == k) & (path == p))
@@ -217,7 +232,7 @@ def plan_points(
         else:
             assert isinstance(tiling, SparseTiling)
             _points_off_grid(collect, plane, tiling, chosen, y, x)
-    return collect.plan(run, ordered=False)
+    return collect.plan()
 
 
 def _frames_at(

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -71,39 +71,57 @@ def run(work: Callable[[T], None], items: Sequence[T], threads: int) -> None:
         for item in items:
             work(item)
         return
-    pool = _pool
-    queue = deque(items)
-    futures: list[Future[None]] = []
+    _Run(_pool, work, items, threads).finish()
 
-    def drain() -> None:
+
+class _Run(Generic[T]):
+    """The items of one read, drained by the thread that reads and its helpers.
+
+    No part of it refers back to it: a result must not stay in memory until the garbage collector finds a cycle.
+    """
+
+    def __init__(self, pool: _Pool, work: Callable[[T], None], items: Sequence[T], threads: int) -> None:
+        self.pool = pool
+        self.work = work
+        self.queue = deque(items)
+        self.threads = threads
+        self.helpers: list[Future[None]] = []
+
+    def drain(self) -> None:
+        """Work until the queue is empty; an error empties it."""
         try:
-            while queue:
+            while self.queue:
                 try:
-                    item = queue.popleft()
+                    item = self.queue.popleft()
                 except IndexError:
                     return
-                # Asked anew at every item: a thread may have become free since the last.
-                if queue and pool.busy < threads and len(futures) < threads and pool.enter(threads):
-                    futures.append(pool.submit(drain, threads))
-                work(item)
+                self.call_help()
+                self.work(item)
         except BaseException:
-            queue.clear()
+            self.queue.clear()
             raise
         finally:
-            pool.leave()
+            self.pool.leave()
 
-    pool.enter()
-    try:
-        drain()
-    finally:
-        queue.clear()
+    def call_help(self) -> None:
+        # Asked anew at every item: a thread may have become free since the last.
+        pool = self.pool
+        if self.queue and pool.busy < self.threads and len(self.helpers) < self.threads and pool.enter(self.threads):
+            self.helpers.append(pool.submit(self.drain, self.threads))
+
+    def finish(self) -> None:
+        """Drain in this thread, wait for the helpers, raise the first error."""
+        self.pool.enter()
         errors = []
-        # Helpers may still add helpers until they find the queue empty.
-        while futures:
-            future = futures.pop()
-            if future.cancel():
-                pool.leave()
-            elif (error := future.exception()) is not None:
-                errors.append(error)
-    if errors:
-        raise errors[0]
+        try:
+            self.drain()
+        finally:
+            # Helpers may add helpers for as long as one runs.
+            while self.helpers:
+                helper = self.helpers.pop()
+                if helper.cancel():
+                    self.pool.leave()
+                elif (error := helper.exception()) is not None:
+                    errors.append(error)
+        if errors:
+            raise errors[0]

@@ -14,7 +14,7 @@ from microtome.dicom.pyramid import Level, Plane
 from microtome.dicom.tiling import ABSENT
 from microtome.errors import MissingFrameError, OptionError
 from microtome.lazy import pool
-from microtome.lazy.axis import Axis, length
+from microtome.lazy.axis import Axis, Run, numbers
 from microtome.lazy.canvas import Canvas, PointCanvas, RegionCanvas
 from microtome.lazy.frames import FrameFile, threads_for
 from microtome.lazy.plan import LOCAL_RUN, REMOTE_RUN, Plan, Unit, plan_points, plan_regions
@@ -23,6 +23,7 @@ __all__ = ["LevelReader", "Missing"]
 
 Pixels = npt.NDArray[Any]
 Missing = Literal["raise", "fill"]
+Planes = Sequence[tuple[tuple[int, ...], Plane | None]]
 
 
 class LevelReader:
@@ -61,30 +62,44 @@ class LevelReader:
             raise OptionError(f"fill={value!r} is no pixel of {self.channels} channels of {self.dtype}")
         return np.broadcast_to(wanted.astype(self.dtype), (self.channels,)).copy()
 
-    def plan(self, zs: Sequence[int], paths: Sequence[int], regions: Sequence[tuple[Axis, Axis]]) -> Plan:
-        """Plan the reading of regions of some planes; see `plan_regions`."""
+    def planes(self, z: Axis, path: Axis) -> Planes:
+        """Return the planes of selected focal offsets and optical paths, with their places in the result."""
         get = self.level.planes.get
-        planes: list[tuple[tuple[int, ...], Plane | None]] = [
-            ((i, j), get((z, p))) for i, z in enumerate(zs) for j, p in enumerate(paths)
-        ]
+        return [((i, j), get((k, p))) for i, k in enumerate(numbers(z)) for j, p in enumerate(numbers(path))]
+
+    def channel_key(self, channels: Axis) -> slice | npt.NDArray[np.int64] | None:
+        """Return what selects channels of a decoded frame; None for all of them."""
+        if not self.colour:
+            return None
+        if isinstance(channels, Run):
+            return None if channels == Run(0, self.channels) else slice(*channels)
+        return channels
+
+    def view(self, full: Pixels) -> Pixels:
+        """Return (..., z, path, y, x, sample) as a view of (..., z, path, y, x, c), where grey paths are channels."""
+        if self.colour:
+            return full
+        return np.moveaxis(full[..., 0, :, :, :], -1, -3)[..., np.newaxis]
+
+    def plan(self, planes: Planes, regions: Sequence[tuple[Axis, Axis]]) -> Plan:
+        """Plan the reading of regions of some planes; see `plan_regions`."""
         return plan_regions(self.level, planes, regions, self._run)
 
     def read(
         self,
-        zs: Sequence[int],
-        paths: Sequence[int],
+        planes: Planes,
         regions: Sequence[tuple[Axis, Axis]],
         view: Pixels,
         channels: slice | npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Read regions into ``view``: ([region,] z, path, y, x, channel), the first axis only where there are several.
+        """Read regions into ``view``: ([region,] z, path, y, x, sample), the first axis only where there are several.
 
         Raises
         ------
         FrameError
             A frame is missing (and ``missing`` is not fill), damaged, or of an unknown kind.
         """
-        plan = self.plan(zs, paths, regions)
+        plan = plan_regions(self.level, planes, regions, self._run)
         if not plan.complete:
             view[...] = self.fill if channels is None else self.fill[channels]
         self._execute(plan, RegionCanvas(view, channels))
@@ -104,15 +119,14 @@ class LevelReader:
         self._execute(plan, PointCanvas(out))
         return out
 
-    def covered(self, zs: Sequence[int], paths: Sequence[int], ys: Axis, xs: Axis) -> npt.NDArray[np.bool_]:
-        """Return which pixels a frame covers, (z, path, y, x); nothing is read."""
-        out = np.zeros((len(zs), len(paths), length(ys), length(xs), 1), np.bool_)
-        canvas = RegionCanvas(out, None)
-        for unit in self.plan(zs, paths, [(ys, xs)]).units:
+    def cover(self, planes: Planes, ys: Axis, xs: Axis, view: Pixels) -> None:
+        """Set pixels of ``view`` (z, path, y, x, sample) that a frame covers to True; nothing is read."""
+        canvas = RegionCanvas(view, None)
+        covered = np.ones(1, np.bool_)
+        for unit in self.plan(planes, [(ys, xs)]).units:
             for jobs in unit.jobs:
                 for job in jobs:
-                    canvas.fill(job, np.ones(1, np.bool_))
-        return out[..., 0]
+                    canvas.fill(job, covered)
 
     def _execute(self, plan: Plan, canvas: Canvas) -> None:
         if plan.lost and self.missing == "raise":

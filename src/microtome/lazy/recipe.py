@@ -116,8 +116,8 @@ class Recipe:
     def __reduce__(self) -> tuple[Any, ...]:
         if holds_secret(self.storage_options) or self._secret_in_names():
             raise OptionError(
-                f"{self.where}: the URL or storage_options hold a secret, which does not leave this process; let workers find "
-                "their own credentials (an environment variable, a file, the platform's default)"
+                f"{self.where}: the URL or storage_options hold a secret, which does not leave this process; let "
+                "workers find their own credentials (an environment variable, a file, the platform's default)"
             )
         return Recipe, (pack(self.names), dict(self.storage_options), *self.options)
 

@@ -19,6 +19,7 @@ from xarray.core.indexing import (
 )
 
 from microtome.lazy.array import SlideArray, probing, recording
+from microtome.lazy.window import Window, contiguous
 
 __all__ = ["View", "remember_chunked", "requests", "unwrap"]
 
@@ -32,21 +33,21 @@ class View(NamedTuple):
     array: SlideArray
     key: tuple[Any, ...]
 
-    @property
-    def window(self) -> tuple[int, int] | None:
-        """Row and column of the array at which a view begins that shows neighbouring pixels, else None."""
-        starts = []
-        for dim in ("y", "x"):
-            k = self.key[self.array.dims.index(dim)]
-            if not isinstance(k, slice) or k.step not in (None, 1):
-                return None
-            starts.append(k.start or 0)
-        return starts[0], starts[1]
+    def window(self) -> Window | None:
+        """Return the view prepared for reading, where it shows neighbouring pixels of an image; else None."""
+        array = self.array
+        down, across = (self.key[array.dims.index(d)] for d in ("y", "x"))
+        if array.kind != "image" or not contiguous(down) or not contiguous(across):
+            return None
+        return Window(array, self.key)
 
 
 def remember_chunked(name: str, array: SlideArray) -> None:
     """Note that the Dask array of this name has the lazy array under it."""
-    _chunked[name] = array
+    first = _chunked.setdefault(name, array)
+    if first is not array:
+        # The slide was opened before. The name must be known for as long as either array lives: keep the one it names.
+        array.twin = first
 
 
 def unwrap(variable: xr.Variable) -> View | None:
@@ -87,13 +88,16 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     if whole is not None:
         return View(whole, tuple(slice(0, n, 1) for n in whole.shape))
     source = _sliced_from(data)
-    if source is None or 0 in data.shape:
+    if source is None:
         return None
     names = {"y": "row", "x": "column"} if "row" in variable.dims else {}
     dims = [names.get(d, d) for d in source.dims]
     if not set(variable.dims) <= set(dims):
         return None
     key: list[Any] = []
+    if 0 in data.shape:  # no pixel, so any place will do
+        sizes = dict(zip(variable.dims, variable.shape, strict=True))
+        return View(source, tuple(slice(0, sizes[d], 1) if d in sizes else 0 for d in dims))
     for axis, dim in enumerate(dims):
         line = data[tuple(slice(None) if d == dim else slice(0, 1) for d in variable.dims)]
         with probing(axis):

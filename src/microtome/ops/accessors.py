@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from microtome.lazy.explain import Explanation
     from microtome.lazy.unwrap import View
+    from microtome.lazy.window import Window
 
 __all__ = ["ImageAccessor", "LevelAccessor", "SlideAccessor", "register"]
 
@@ -35,18 +36,20 @@ class ImageAccessor:
 
     def __init__(self, image: xr.DataArray) -> None:
         self._image = image
+        self._plane = ("row", "column") if "row" in image.dims else ("y", "x")
+        self._size = tuple(image.sizes.get(dim, -1) for dim in self._plane)
         self._seen: Any = None
         self._view: View | None = None
-        self._window: tuple[int, int] | None = None
+        self._window: Window | None = None
 
     def _unwrap(self) -> View | None:
         """Return what the image shows of a slide, looked up once for as long as its data stay the same."""
         data = self._image.variable._data
-        if data is not self._seen:
+        if data is not self._seen or (self._window is not None and not self._window.current):
             from microtome.lazy.unwrap import unwrap
 
             view = unwrap(self._image.variable)
-            self._window = view.window if view is not None else None
+            self._window = view.window() if view is not None else None
             self._view = view
             self._seen = data
         return self._view
@@ -81,42 +84,43 @@ class ImageAccessor:
         """
         single = isinstance(y0, int | np.integer) and isinstance(x0, int | np.integer)
         corners = [(int(y0), int(x0))] if single else _corners(y0, x0)  # type: ignore[arg-type]
-        view = self._unwrap()
-        image = self._image
-        sizes = dict(zip(image.dims, image.shape, strict=True))
-        down, across = ("row", "column") if "row" in sizes else ("y", "x")
-        if down not in sizes or across not in sizes:
-            raise OptionError(f"an image has dimensions y and x; this array has {', '.join(map(str, image.dims))}")
-        rows, columns = sizes[down], sizes[across]
+        self._unwrap()
+        rows, columns = self._size
+        if min(rows, columns) < 0:
+            dims = ", ".join(map(str, self._image.dims))
+            raise OptionError(f"regions are read from arrays with dimensions y and x; this one has {dims}")
         for y, x in corners:
             if y < 0 or x < 0 or height < 0 or width < 0 or y + height > rows or x + width > columns:
                 raise SelectionError(
                     f"rows {y} to {y + height} and columns {x} to {x + width} are not inside an image of "
                     f"{rows} x {columns} pixels"
                 )
-        sizes[down], sizes[across] = height, width
-        shape = tuple(sizes.values()) if single else (len(corners), *sizes.values())
-        if out is None:
-            out = np.empty(shape, image.dtype)
-        elif out.shape != shape or out.dtype != image.dtype or not out.flags.c_contiguous:
-            raise OptionError(
-                f"out is {out.dtype} {out.shape}; a C-contiguous array of {image.dtype} {shape} is needed"
-            )
-        if view is None or self._window is None or view.array.kind != "image":
-            for n, (y, x) in enumerate(corners):
-                part = image.variable.isel({down: slice(y, y + height), across: slice(x, x + width)})
-                (out if single else out[n])[...] = part.values
-            return out
-        top, left = self._window
-        array = view.array
-        key = list(view.key)
-        row_axis, column_axis = array.dims.index("y"), array.dims.index("x")
+        if out is not None:
+            _check_out(out, self._shape(height, width, None if single else len(corners)), self._image.dtype)
+        window = self._window
+        if window is None:
+            return self._read_any(corners, height, width, out, single)
         if single:
-            y, x = corners[0]
-            key[row_axis] = slice(top + y, top + y + height)
-            key[column_axis] = slice(left + x, left + x + width)
-            return array.block(tuple(key), out)
-        array.batch(tuple(key), [(top + y, left + x) for y, x in corners], height, width, out)
+            return window.read(*corners[0], height, width, out)
+        return window.read_many(corners, height, width, out)
+
+    def _shape(self, height: int, width: int, regions: int | None) -> tuple[int, ...]:
+        """Return the shape of what `read` returns."""
+        image = self._image
+        sizes = {self._plane[0]: height, self._plane[1]: width}
+        shape = tuple(sizes.get(str(d), n) for d, n in zip(image.dims, image.shape, strict=True))
+        return shape if regions is None else (regions, *shape)
+
+    def _read_any(
+        self, corners: list[tuple[int, int]], height: int, width: int, out: npt.NDArray[Any] | None, single: bool
+    ) -> npt.NDArray[Any]:
+        """Read regions of an array that is computed, or shows its pixels in another order than stored."""
+        if out is None:
+            out = np.empty(self._shape(height, width, None if single else len(corners)), self._image.dtype)
+        down, across = self._plane
+        for n, (y, x) in enumerate(corners):
+            part = self._image.variable.isel({down: slice(y, y + height), across: slice(x, x + width)})
+            (out if single else out[n])[...] = part.values
         return out
 
     def explain(self) -> Explanation:
@@ -164,6 +168,11 @@ class ImageAccessor:
         from microtome.ops.levels import spacing_of
 
         return spacing_of(self._image)
+
+
+def _check_out(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise OptionError(f"out is {out.dtype} {out.shape}; a C-contiguous array of {dtype} {shape} is needed")
 
 
 def _corners(y0: Any, x0: Any) -> list[tuple[int, int]]:
