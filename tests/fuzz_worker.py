@@ -209,8 +209,8 @@ def move_bytes(data: bytearray, rng: np.random.Generator) -> None:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    flip_header, flip_pixels, flip_stream_headers, flip_stream_headers, truncate, truncate_pixels, huge_length, absurd_number,
-    absurd_number, absurd_number, other_syntax, scramble_offsets, move_bytes,
+    flip_header, flip_pixels, flip_stream_headers, flip_stream_headers, truncate, truncate_pixels, huge_length,
+    absurd_number, absurd_number, absurd_number, other_syntax, scramble_offsets, move_bytes,
 )  # fmt: skip
 
 

@@ -520,7 +520,7 @@ def test_secrets_in_urls_do_not_travel(made: SyntheticSlide) -> None:
             pickle.dumps(recipe)
 
 
-# xarray's own ways in ----------------------------------------------------------------------------------------------------
+# xarray's own ways in ----------------------------------------------------------------------------------------------
 
 
 def test_engine(made: SyntheticSlide) -> None:

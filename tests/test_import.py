@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 HEAVY = (
-    "dask", "distributed", "zarr", "pydicom", "imagecodecs", "gcsfs", "s3fs", "aiohttp", "fsspec.implementations", "PIL",
-    "rich", "tifffile", "openslide", "wsidicom", "scipy", "pytest",
+    "dask", "distributed", "zarr", "pydicom", "imagecodecs", "gcsfs", "s3fs", "aiohttp", "fsspec.implementations",
+    "PIL", "rich", "tifffile", "openslide", "wsidicom", "scipy", "pytest",
 )  # fmt: skip
 
 
@@ -34,7 +34,9 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_testing_is_light_too() -> None:
-    code = "import sys, xarray; before = set(sys.modules); import microtome.testing; print(*sorted(set(sys.modules) - before))"
+    code = (
+        "import sys, xarray; old = set(sys.modules); import microtome.testing; print(*sorted(set(sys.modules) - old))"
+    )
     found = [m for m in run(code).split() if any(m == h or m.startswith(h + ".") for h in HEAVY)]
     assert not found
 

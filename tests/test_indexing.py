@@ -37,10 +37,12 @@ SLIDES: dict[str, dict[str, Any]] = {
         "drop": 0.9, "shuffle": True, "offsets": "empty",
     },
     "stack": {
-        "width": 130, "height": 97, "frame": 32, "codec": "deflated-frame", "levels": 1, "paths": ("DAPI", "FITC", "Cy5"),
-        "focal_planes": 4, "dtype": "uint16",
+        "width": 130, "height": 97, "frame": 32, "codec": "deflated-frame", "levels": 1,
+        "paths": ("DAPI", "FITC", "Cy5"), "focal_planes": 4, "dtype": "uint16",
     },
-    "colours": {"width": 70, "height": 61, "frame": 32, "codec": "native", "levels": 1, "rgb_paths": 2, "focal_planes": 3},
+    "colours": {
+        "width": 70, "height": 61, "frame": 32, "codec": "native", "levels": 1, "rgb_paths": 2, "focal_planes": 3,
+    },
     "pixel": {"width": 1, "height": 1, "frame": 16, "codec": "native", "levels": 1},
 }  # fmt: skip
 PASTED = ("sparse", "unaligned")
@@ -270,7 +272,7 @@ def test_any_chunks(name: str, data: st.DataObject) -> None:
     check_same(image.isel(window), sample.truth.isel(window), (chunks, window))
 
 
-# wsi.read --------------------------------------------------------------------------------------------------------------
+# wsi.read ----------------------------------------------------------------------------------------------------
 
 
 @st.composite
