@@ -167,6 +167,13 @@ def test_two_labels_are_both_there(tmp_path):
     assert mt.open_slide(tmp_path).wsi.associated == ["label", "label2", "overview", "thumbnail"]
 
 
+@pytest.mark.parametrize("fill", [(1, 2), (1, 2, 3, 4), 300, -1, float("nan"), (0, 0, 256)])
+def test_fills_that_are_no_pixel(tmp_path, fill):
+    make_slide(tmp_path, width=40, height=30, levels=1, **SMALL)
+    with pytest.raises(OptionError, match="no pixel of 3 channels of uint8"):
+        mt.open_slide(tmp_path, fill=fill)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"frame_order": "rows"}, {"missing": "ignore"}, {"alignment": "corner"}, {"chunks": 5}, {"fill": "white"}],

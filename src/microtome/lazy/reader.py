@@ -50,6 +50,8 @@ class LevelReader:
         self.shape = (len(level.z), len(level.paths), level.head.rows, level.head.columns, fmt.channels)
         """(z, path, y, x, samples)"""
         self._fill_option = fill
+        if fill is not None:
+            _ = self.fill  # a value that no pixel has is refused now, not when the first tile is found missing
         self._run = REMOTE_RUN if self.files[0][0].source.remote else LOCAL_RUN
 
     @cached_property
@@ -58,7 +60,8 @@ class LevelReader:
         value = absent_value(self.level) if self._fill_option is None else self._fill_option
         wanted = np.atleast_1d(np.asarray(value))
         info = np.iinfo(self.dtype)
-        if wanted.shape not in ((1,), (self.channels,)) or np.any(wanted < info.min) or np.any(wanted > info.max):
+        inside = (wanted >= info.min) & (wanted <= info.max)  # NaN is not
+        if wanted.shape not in ((1,), (self.channels,)) or not inside.all():
             raise OptionError(f"fill={value!r} is no pixel of {self.channels} channels of {self.dtype}")
         return np.broadcast_to(wanted.astype(self.dtype), (self.channels,)).copy()
 

@@ -94,7 +94,10 @@ class Recipe:
             if name in options and options[name] not in values:
                 raise OptionError(f"{name}={options[name]!r}: it is one of {', '.join(map(repr, values))}")
         if fill is not None and not isinstance(fill, int | float):
-            fill = tuple(float(v) for v in fill)
+            try:
+                fill = tuple(float(v) for v in fill)
+            except (TypeError, ValueError):
+                raise OptionError(f"fill={fill!r}: it is a number, or one for each channel") from None
         preferred = (prefer,) if isinstance(prefer, str) else tuple(prefer)
         return cls(normalize(target), dict(storage_options or {}), fill=fill, prefer=preferred, **options)
 

@@ -95,9 +95,12 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     if not set(variable.dims) <= set(dims):
         return None
     key: list[Any] = []
-    if 0 in data.shape:  # no pixel, so any place will do
+    if 0 in data.shape:  # no pixel, so any place will do; repeated ones may be more than the source has
         sizes = dict(zip(variable.dims, variable.shape, strict=True))
-        return View(source, tuple(slice(0, sizes[d], 1) if d in sizes else 0 for d in dims))
+        for dim, n in zip(dims, source.shape, strict=True):
+            count = sizes.get(dim)
+            key.append(0 if count is None else slice(0, count, 1) if count <= n else np.zeros(count, np.int64))
+        return View(source, tuple(key))
     for axis, dim in enumerate(dims):
         line = data[tuple(slice(None) if d == dim else slice(0, 1) for d in variable.dims)]
         with probing(axis):
