@@ -7,7 +7,9 @@ half of the DICOM-TIFF files.
 from __future__ import annotations
 
 import struct
+import tempfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,20 +68,27 @@ class File:
         path.write_bytes(data + DELIMITER)
 
 
-def grid(tmp_path: Path, codec: str = "rle", across: int = 4, down: int = 3) -> File:
-    slide = make_slide(
-        tmp_path / "made", width=FRAME * across, height=FRAME * down, frame=FRAME, codec=codec, levels=1,
-        associated=False, offsets="empty", seed=3,
-    )  # fmt: skip
-    (file,) = slide.files
-    data = file.read_bytes()
-    with_pixels = pydicom.dcmread(file)
-    streams = list(generate_frames(with_pixels.PixelData, number_of_frames=across * down))
-    pixels = mt.open_slide(file)["level0"].image.values
-    if codec == "rle":
+@lru_cache
+def made(codec: str, across: int, down: int) -> tuple[bytes, tuple[bytes, ...], np.ndarray]:
+    """Header, codestreams and pixels of a slide of make_slide."""
+    with tempfile.TemporaryDirectory() as folder:
+        slide = make_slide(
+            folder, width=FRAME * across, height=FRAME * down, frame=FRAME, codec=codec, levels=1, associated=False,
+            offsets="empty", seed=3,
+        )  # fmt: skip
+        (path,) = slide.files
+        data = path.read_bytes()
+        streams = tuple(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=across * down))
+        pixels = mt.open_slide(path)["level0"].image.values
+    if codec != "jpeg":
         np.testing.assert_array_equal(pixels, slide.pixels(0))
     assert data.count(PIXEL_DATA) == 1
-    return File(data[: data.index(PIXEL_DATA)], streams, pixels)
+    return data[: data.index(PIXEL_DATA)], streams, pixels
+
+
+def grid(codec: str = "rle", across: int = 4, down: int = 3) -> File:
+    header, streams, pixels = made(codec, across, down)
+    return File(header, list(streams), pixels)
 
 
 def index_of(path: Path, below: str = ""):
@@ -95,7 +104,7 @@ RUNGS = {"eot": "extended offset table", "bot": "basic offset table", "": "item 
 
 @pytest.mark.parametrize("table", RUNGS)
 def test_each_rung_finds_every_frame(tmp_path, table):
-    file, path = grid(tmp_path), tmp_path / "a.dcm"
+    file, path = grid(), tmp_path / "a.dcm"
     file.write(path, table)
     index = index_of(path)
     assert index.rung == RUNGS[table]
@@ -108,7 +117,7 @@ def test_each_rung_finds_every_frame(tmp_path, table):
 
 @pytest.mark.parametrize("table", RUNGS)
 def test_sixteen_bytes_a_frame_at_most(tmp_path, table):
-    file, path = grid(tmp_path, across=20, down=20), tmp_path / "a.dcm"
+    file, path = grid(across=20, down=20), tmp_path / "a.dcm"
     file.write(path, table)
     index = index_of(path)
     assert index.starts.nbytes + index.spans.nbytes <= 16 * 400
@@ -131,7 +140,7 @@ class CountingSource(LocalSource):
 
 @pytest.mark.parametrize("table", RUNGS)
 def test_a_remote_file_is_indexed_by_few_reads(tmp_path, table):
-    file, path = grid(tmp_path, across=20, down=20), tmp_path / "a.dcm"
+    file, path = grid(across=20, down=20), tmp_path / "a.dcm"
     file.write(path, table)
     source = CountingSource(path)
     instance = read_instance(source)
@@ -172,7 +181,7 @@ def write_tiff(file: File, path: Path, kind: str, offsets=lambda starts: starts)
 
 @pytest.mark.parametrize("kind", ["classic TIFF", "BigTIFF"])
 def test_dicom_tiff_offsets(tmp_path, kind):
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     write_tiff(file, path, kind)
     with tifffile.TiffFile(path) as other:
         assert list(other.pages[0].dataoffsets) == [n + 8 for n in file.starts]
@@ -186,7 +195,7 @@ def test_dicom_tiff_offsets(tmp_path, kind):
 @pytest.mark.parametrize("moved", ["tiles", "tiles and directory"])
 def test_stale_dicom_tiff_offsets_after_the_header_was_edited(tmp_path, kind, moved):
     """De-identification makes the header longer or shorter, and leaves preamble and directory as they are."""
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     if moved == "tiles":
         write_tiff(file, path, kind, lambda starts: starts - 26)
     else:
@@ -204,7 +213,7 @@ def test_stale_dicom_tiff_offsets_after_the_header_was_edited(tmp_path, kind, mo
     "preamble", [b"II\x2a\0", b"MM\0\x2a\0\0\0\x08", b"II\x2b\0\x08\0\0\0" + b"\xff" * 8, b"II*\0\x84\0\0\0"]
 )
 def test_preambles_that_lead_nowhere(tmp_path, preamble):
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     file.write(path, preamble=preamble)
     assert index_of(path).rung == "item headers"
     np.testing.assert_array_equal(values(path), file.pixels)
@@ -230,7 +239,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("table", ["bot", "eot"])
 def test_tables_that_lie_are_dropped(tmp_path, table, lie):
-    file, path = grid(tmp_path, across=15, down=15), tmp_path / "a.dcm"
+    file, path = grid(across=15, down=15), tmp_path / "a.dcm"
     file.write(path, table, edit=LIES[lie])
     np.testing.assert_array_equal(values(path), file.pixels)
     image = mt.open_slide(path)["level0"].image
@@ -242,7 +251,7 @@ def test_tables_that_lie_are_dropped(tmp_path, table, lie):
 
 @pytest.mark.parametrize("table", ["bot", "eot"])
 def test_tables_of_the_wrong_length_are_dropped(tmp_path, table):
-    file, path = grid(tmp_path), tmp_path / "a.dcm"
+    file, path = grid(), tmp_path / "a.dcm"
     file.write(path, table, edit=lambda offsets: offsets[:-1])
     assert index_of(path).rung == "item headers"
     np.testing.assert_array_equal(values(path), file.pixels)
@@ -274,7 +283,7 @@ def huge(path: Path, file: File, table: str, big: range, size: int) -> list[int]
 @pytest.mark.parametrize("table", RUNGS)
 def test_files_beyond_4_gib(tmp_path, table):
     """32-bit offsets wrap around, here twice; 64-bit ones and the item headers do not."""
-    file, path = grid(tmp_path), tmp_path / "a.dcm"
+    file, path = grid(), tmp_path / "a.dcm"
     starts = huge(path, file, table, range(2, 9), 1_500_000_000)
     assert path.stat().st_size > 9 * 2**30
     assert path.stat().st_blocks * 512 < 2**20, "this filesystem has no holes"
@@ -293,7 +302,7 @@ def test_files_beyond_4_gib(tmp_path, table):
 @pytest.mark.parametrize("table", ["bot", ""])
 @pytest.mark.parametrize("fragments", [2, 5])
 def test_several_fragments_a_frame(tmp_path, codec, table, fragments):
-    file, path = grid(tmp_path, codec), tmp_path / "a.dcm"
+    file, path = grid(codec), tmp_path / "a.dcm"
     file.write(path, table, fragments)
     assert index_of(path).starts.tolist() == file.starts
     np.testing.assert_array_equal(values(path), file.pixels)
@@ -301,7 +310,7 @@ def test_several_fragments_a_frame(tmp_path, codec, table, fragments):
 
 
 def test_fragments_that_nothing_tells_apart(tmp_path):
-    file, path = grid(tmp_path, "encapsulated-native"), tmp_path / "a.dcm"
+    file, path = grid("encapsulated-native"), tmp_path / "a.dcm"
     file.streams = [bytes(255 - b for b in s) for s in file.streams]
     file.write(path, "bot", 3)
     np.testing.assert_array_equal(values(path), 255 - file.pixels)
@@ -313,7 +322,7 @@ def test_fragments_that_nothing_tells_apart(tmp_path):
 
 @pytest.mark.parametrize("table", ["bot", ""])
 def test_one_frame_in_many_fragments(tmp_path, table):
-    file, path = grid(tmp_path, "encapsulated-native", 1, 1), tmp_path / "a.dcm"
+    file, path = grid("encapsulated-native", 1, 1), tmp_path / "a.dcm"
     file.write(path, table, 7)
     np.testing.assert_array_equal(values(path), file.pixels)
 
@@ -346,7 +355,7 @@ def check_cut(path: Path, file: File, cut: int) -> None:
 def test_files_that_are_cut_short(tmp_path, table, fragments):
     if table == "eot" and fragments > 1:
         pytest.skip("the Extended Offset Table is for one fragment a frame (PS3.3 C.7.6.3.1.8)")
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     file.write(path, table, fragments)
     cuts = {file.end, file.end - 1, file.end + 3, file.starts[0]}
     for frame in (0, 1, 5, 10, 11):
@@ -356,7 +365,7 @@ def test_files_that_are_cut_short(tmp_path, table, fragments):
 
 
 def test_a_dicom_tiff_that_is_cut_short(tmp_path):
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     write_tiff(file, path, "classic TIFF")
     for cut in (file.end + 8, file.starts[7] + 5, file.starts[0]):
         check_cut(path, file, cut)
@@ -375,7 +384,7 @@ def test_native_pixels_that_are_cut_short(tmp_path):
 @pytest.mark.parametrize("table", RUNGS)
 def test_files_that_are_cut_in_front_of_their_pixels(tmp_path, table):
     """Nothing but errors of ours: the file does not open, or its frames are missing."""
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     file.write(path, table)
     whole = path.read_bytes()
     front = file.starts[0]
@@ -392,7 +401,7 @@ def test_files_that_are_cut_in_front_of_their_pixels(tmp_path, table):
 
 
 def test_fewer_items_than_frames(tmp_path):
-    file, path = grid(tmp_path, "jpeg"), tmp_path / "a.dcm"
+    file, path = grid("jpeg"), tmp_path / "a.dcm"
     file.streams = file.streams[:9]
     file.write(path)
     image = mt.open_slide(path, chunks=None)["level0"].image
@@ -404,7 +413,7 @@ def test_fewer_items_than_frames(tmp_path):
 
 @pytest.mark.parametrize("table", RUNGS)
 def test_an_empty_item_is_one_damaged_frame(tmp_path, table):
-    file, path = grid(tmp_path), tmp_path / "a.dcm"
+    file, path = grid(), tmp_path / "a.dcm"
     file.streams[5] = b""
     file.write(path, table)
     image = mt.open_slide(path, chunks=None)["level0"].image
