@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from microtome.dicom.instance import Instance
 from microtome.dicom.matrix import FrameOrder, Matrix, build_matrix
-from microtome.errors import AlternativesWarning, AmbiguousSlideError, OpenError
+from microtome.errors import AlternativesWarning, AmbiguousSlideError, OpenError, OptionError
 from microtome.model import OpticalPath
 
 __all__ = ["Candidate", "Level", "Plane", "Slide", "build_slide", "find_candidates", "select"]
@@ -216,6 +216,9 @@ def build_slide(
     ignored
         What was found beside it.
     """
+    unknown = set(prefer) - {i.sop_instance_uid for i in candidate.volumes}
+    if unknown:
+        raise OptionError(f"prefer={', '.join(sorted(unknown))}: no instance of the slide has this SOP Instance UID")
     matrices = [build_matrix(group, frame_order) for group in _concatenations(candidate.volumes)]
     sizes: dict[tuple[int, int], list[Matrix]] = {}
     for matrix in matrices:

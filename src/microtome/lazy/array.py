@@ -17,6 +17,7 @@ from microtome.lazy.buffers import empty
 from microtome.lazy.plan import Plan, plan_points
 from microtome.lazy.reader import LevelReader
 from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
+from microtome.lazy.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,24 +36,22 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def recording() -> Iterator[list[tuple[SlideArray, tuple[Any, ...]]]]:
     """Let arrays note what this thread asks of them, and answer with zeros, instead of reading."""
-    before = getattr(_local, "notes", None)
     notes: list[tuple[SlideArray, tuple[Any, ...]]] = []
-    _local.notes = notes
+    before, _local.probe = getattr(_local, "probe", None), notes
     try:
         yield notes
     finally:
-        _local.notes = before
+        _local.probe = before
 
 
 @contextmanager
 def probing(axis: int) -> Iterator[None]:
     """Let arrays answer this thread with the numbers of pixels along one of their axes, instead of pixels."""
-    before = getattr(_local, "axis", None)
-    _local.axis = axis
+    before, _local.probe = getattr(_local, "probe", None), axis
     try:
         yield
     finally:
-        _local.axis = before
+        _local.probe = before
 
 
 class SlideArray(BackendArray):
@@ -95,6 +94,7 @@ class SlideArray(BackendArray):
         self._opened = opened
         self._reader = opened.reader(node) if opened else None
         self._pid = os.getpid()
+        self._window: Window | None = None
         self.twin: SlideArray | None = None
         """An equal array of an earlier opening, which this one keeps alive; see `remember_chunked`."""
 
@@ -142,13 +142,12 @@ class SlideArray(BackendArray):
         return self._reader
 
     def __getitem__(self, key: ExplicitIndexer) -> Pixels:
-        notes = getattr(_local, "notes", None)
-        if notes is not None:
-            notes.append((self, key.tuple))
+        probe = getattr(_local, "probe", None)
+        if isinstance(probe, list):
+            probe.append((self, key.tuple))
             return _zeros(self, key)
-        axis = getattr(_local, "axis", None)
-        if axis is not None:
-            return _numbered(self, key.tuple, axis)
+        if probe is not None:
+            return _numbered(self, key.tuple, probe)
         if isinstance(key, VectorizedIndexer):
             return self._points(key.tuple)
         return self.block(key.tuple)
@@ -174,8 +173,29 @@ class SlideArray(BackendArray):
             axes["c"] = Run(0, 1)
         return axes, reverse, dropped
 
+    def _rectangle(self, key: tuple[Any, ...]) -> tuple[int, int, int, int] | None:
+        """Return row, column, height and width of a key that selects a rectangle of all planes; else None."""
+        at = []
+        for dim, k, n in zip(self.dims, key, self.shape, strict=True):
+            if type(k) is not slice or k.step not in (None, 1):
+                return None
+            start, stop = k.start or 0, n if k.stop is None else k.stop
+            if dim in ("y", "x"):
+                if not 0 <= start <= stop <= n:
+                    return None
+                at += [start, stop - start]
+            elif start != 0 or stop < n:
+                return None
+        return at[0], at[2], at[1], at[3]
+
     def block(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels under one integer, slice or index array an axis, combined as by ``numpy.ix_``."""
+        rectangle = self._rectangle(key) if self.kind == "image" else None
+        if rectangle is not None:  # what nearly every read is, the shortest way
+            window = self._window
+            if window is None or not window.current:
+                window = self._window = Window(self, (slice(None),) * self.ndim)
+            return window.read(*rectangle, None)
         axes, reverse, dropped = self.select(key)
         reader = self.reader
         planes = reader.planes(axes["z"], axes["path"])

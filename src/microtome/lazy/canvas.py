@@ -40,11 +40,14 @@ class RegionCanvas:
 
     def whole(self, job: Job, shape: tuple[int, ...]) -> Pixels | None:
         """Return the place of a job if a frame of this shape may be decoded straight into it."""
-        if self._channels is not None or type(job.y.target) is not slice or type(job.x.target) is not slice:
+        _, y, x = job
+        if y.need != shape[0] or x.need != shape[1]:
             return None
-        if job.y.source != slice(0, shape[0]) or job.x.source != slice(0, shape[1]):
+        if self._channels is not None or type(y.target) is not slice or type(x.target) is not slice:
             return None
-        place: Pixels = self._view[job.slot][job.y.target, job.x.target]
+        if y.source != slice(0, shape[0]) or x.source != slice(0, shape[1]):
+            return None
+        place: Pixels = self._view[job.slot][y.target, x.target]
         return place if place.shape == shape and place.flags.c_contiguous else None
 
     def put(self, job: Job, pixels: Pixels) -> None:

@@ -16,8 +16,9 @@ from microtome.lazy.array import SlideArray
 from microtome.lazy.blocks import block_shape
 from microtome.lazy.recipe import OpenSlide
 from microtome.lazy.unwrap import remember_chunked, unwrap
+from microtome.model import PixelSpacing
 
-__all__ = ["axis_coordinate", "chunk", "dataset", "frame_chunks", "root", "variable"]
+__all__ = ["axis_coordinate", "chunk", "dataset", "root"]
 
 _ASSOCIATED_DIMS = {"y": "row", "x": "column"}
 
@@ -43,30 +44,29 @@ def root(opened: OpenSlide) -> xr.Dataset:
     return xr.Dataset(attrs=attrs)
 
 
-def frame_chunks(array: SlideArray, level: Level) -> dict[str, int]:
+def _frame_chunks(array: SlideArray, level: Level) -> dict[str, int]:
     """Return the extent of one stored frame along each dimension of an array."""
     head = level.head
     extents = {"z": 1, "path": 1, "y": head.tile_rows, "x": head.tile_columns, "c": head.format.channels}
     return {d: min(extents[d], n) if n else extents[d] for d, n in zip(array.dims, array.shape, strict=True)}
 
 
-def variable(opened: OpenSlide, node: str, kind: Any = "image") -> xr.Variable:
-    """Return the lazy variable of a node."""
-    array = SlideArray.of(opened, node, kind)
+def _variable(opened: OpenSlide, node: str, attrs: dict[str, Any]) -> xr.Variable:
+    array = SlideArray.of(opened, node)
     level = opened.slide.images[node]
     names = _ASSOCIATED_DIMS if node.startswith("associated/") else {}
     dims = tuple(names.get(d, d) for d in array.dims)
-    chunks = {names.get(d, d): n for d, n in frame_chunks(array, level).items()}
-    attrs = _provenance(level) if kind == "image" else {}
+    chunks = {names.get(d, d): n for d, n in _frame_chunks(array, level).items()}
     return xr.Variable(dims, LazilyIndexedArray(array), attrs, {"preferred_chunks": chunks})
 
 
 def dataset(opened: OpenSlide, node: str) -> xr.Dataset:
     """Return the dataset of a level or an associated image, nothing read."""
     level = opened.slide.images[node]
-    image = variable(opened, node)
-    coords = _coordinates(level, opened.geometry.placements[node], image)
-    return xr.Dataset({"image": image}, coords=coords, attrs=_provenance(level))
+    place = opened.geometry.placements[node]
+    attrs = _provenance(level, place.spacing)
+    image = _variable(opened, node, attrs)
+    return xr.Dataset({"image": image}, coords=_coordinates(level, place, image), attrs=attrs)
 
 
 def _coordinates(level: Level, place: Placement, image: xr.Variable) -> dict[str, xr.Variable]:
@@ -101,7 +101,7 @@ def _labels(level: Level) -> list[str]:
     ]
 
 
-def _provenance(level: Level) -> dict[str, Any]:
+def _provenance(level: Level, spacing: PixelSpacing | None) -> dict[str, Any]:
     """Return what is known of a level that its coordinates do not say; nothing that identifies a patient."""
     head = level.head
     fmt = head.format
@@ -118,8 +118,8 @@ def _provenance(level: Level) -> dict[str, Any]:
             {"label": p.label, "wavelength_nm": p.wavelength, "illumination": p.illumination} for p in level.paths
         ],
     }
-    if head.spacing is not None:
-        attrs["stated_pixel_spacing_mm"] = [head.spacing.row, head.spacing.column]
+    if spacing is not None:
+        attrs["pixel_spacing_mm"] = [spacing.row, spacing.column]
     if level.alternatives:
         attrs["alternatives"] = list(level.alternatives)
     return attrs

@@ -28,6 +28,7 @@ class FrameFile:
         self.source = instance.outline.source
         self.shape = (fmt.rows, fmt.columns, fmt.channels)
         self.dtype = fmt.dtype
+        self._bits = fmt.bits_allocated == 1
         self._index: FrameIndex | None = None
         self._decoder: FrameDecoder | None = None
         self._lock = threading.Lock()
@@ -72,6 +73,8 @@ class FrameFile:
         fill
             Value (channels,) in place of frames that are missing; None where that is an error.
         """
+        shape = self.shape
+        decode = self.decoder.decode
         for frame, jobs, payload in zip(unit.frames, unit.jobs, self._payloads(unit), strict=True):
             if payload is None:
                 if fill is None:
@@ -80,23 +83,22 @@ class FrameFile:
                     canvas.fill(job, fill)
                 continue
             try:
-                self._paste_one(payload, frame, jobs, canvas)
+                place = canvas.whole(jobs[0], shape) if len(jobs) == 1 else None
+                out = place if place is not None else scratch(shape, self.dtype)
+                if out is None:
+                    self._check_size(payload)
+                pixels = decode(payload, out, self.index.bit_offset(frame) if self._bits else 0)
+                if pixels is not place:
+                    for job in jobs:
+                        canvas.put(job, pixels)
             except FrameError as e:
                 raise type(e)(self._message(frame, str(e))) from e
 
-    def _paste_one(self, payload: memoryview, frame: int, jobs: list[Any], canvas: Canvas) -> None:
-        place = canvas.whole(jobs[0], self.shape) if len(jobs) == 1 else None
-        out = place if place is not None else scratch(self.shape, self.dtype)
-        if out is None and self.shape[0] * self.shape[1] > max(1 << 28, len(payload) << 12):
-            raise CorruptFrameError(f"claims {self.shape[0]} x {self.shape[1]} pixels in {len(payload)} bytes")
-        assert self._index is not None
-        bit = self._index.bit_offset(frame)
-        decoder = self._decoder or self.decoder
-        pixels = decoder.decode(payload, out, bit_offset=bit) if bit else decoder.decode(payload, out)
-        if pixels is place:
-            return
-        for job in jobs:
-            canvas.put(job, pixels)
+    def _check_size(self, payload: memoryview) -> None:
+        """Refuse a frame so large that its bytes can hardly hold it."""
+        rows, columns, _ = self.shape
+        if rows * columns > max(1 << 28, len(payload) << 12):
+            raise CorruptFrameError(f"claims {rows} x {columns} pixels in {len(payload)} bytes")
 
     def _payloads(self, unit: Unit) -> list[memoryview | None]:
         """Return the codestream of each frame of a unit; None for one that the file ends before."""

@@ -165,7 +165,7 @@ def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis,
     x_hits = tile_hits(xs, tiling.tile_columns)
     if not x_hits:
         return
-    first, stop = min(h.tile for h in x_hits), max(h.tile for h in x_hits) + 1
+    first, stop = x_hits[0].tile, x_hits[-1].tile + 1
     for y in tile_hits(ys, tiling.tile_rows):
         frames = tiling.run(plane.number, y.tile, first, stop)
         for x in x_hits:

@@ -60,7 +60,7 @@ class LevelReader:
         value = absent_value(self.level) if self._fill_option is None else self._fill_option
         wanted = np.atleast_1d(np.asarray(value))
         info = np.iinfo(self.dtype)
-        inside = (wanted >= info.min) & (wanted <= info.max)  # NaN is not
+        inside = (wanted >= info.min) & (wanted <= info.max) & (wanted % 1 == 0)  # NaN is not
         if wanted.shape not in ((1,), (self.channels,)) or not inside.all():
             raise OptionError(f"fill={value!r} is no pixel of {self.channels} channels of {self.dtype}")
         return np.broadcast_to(wanted.astype(self.dtype), (self.channels,)).copy()

@@ -54,14 +54,14 @@ def level_names(tree: xr.DataTree) -> list[str]:
 
 
 def spacing_of(image: xr.DataArray) -> PixelSpacing:
-    """Return the pixel spacing of an image by its coordinates; of one row or column, by what the file states.
+    """Return the pixel spacing of an image by its coordinates; of one row or column, by its attributes.
 
     Raises
     ------
     SpacingUndefinedError
         There are no coordinates in mm.
     """
-    stated = image.attrs.get("stated_pixel_spacing_mm", (math.nan, math.nan))
+    stated = image.attrs.get("pixel_spacing_mm", (math.nan, math.nan))
     values = []
     for axis, dim in enumerate(("y", "x")):
         if dim not in image.coords:
@@ -73,7 +73,7 @@ def spacing_of(image: xr.DataArray) -> PixelSpacing:
         count = coordinate.shape[0] if coordinate.ndim else 1
         if count > 1:
             ends = coordinate[[0, -1]].values
-            values.append(float(ends[1] - ends[0]) / (count - 1))
+            values.append(abs(float(ends[1] - ends[0])) / (count - 1))
         else:
             values.append(float(stated[axis]))
     return PixelSpacing(values[0], values[1])

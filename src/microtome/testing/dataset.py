@@ -225,7 +225,7 @@ def _matrix(ds: Dataset, of: Instance, slide: Identity) -> None:
         "XOffsetInSlideCoordinateSystem": _decimal(of.origin[0]),
         "YOffsetInSlideCoordinateSystem": _decimal(of.origin[1]),
     }
-    if of.z:
+    if of.z is not None:
         origin["ZOffsetInSlideCoordinateSystem"] = _decimal(of.z)
     ds.TotalPixelMatrixOriginSequence = _items(origin)
     ds.ImageOrientationSlide = [_decimal(v) for v in slide.orientation]
