@@ -28,7 +28,7 @@ class FrameFile:
         self.source = instance.outline.source
         self.shape = (fmt.rows, fmt.columns, fmt.channels)
         self.dtype = fmt.dtype
-        self._bits = fmt.bits_allocated == 1
+        self._shared_words = fmt.bits_allocated == 1 or fmt.byte_swapped  # frames may share a byte, or a word
         self._index: FrameIndex | None = None
         self._decoder: FrameDecoder | None = None
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class FrameFile:
                 out = place if place is not None else scratch(shape, self.dtype)
                 if out is None:
                     self._check_size(payload)
-                pixels = decode(payload, out, self.index.bit_offset(frame) if self._bits else 0)
+                pixels = decode(payload, out, self.index.bit_offset(frame) if self._shared_words else 0)
                 if pixels is not place:
                     for job in jobs:
                         canvas.put(job, pixels)
