@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from microtome.errors import SlideNotFoundError
@@ -72,6 +73,23 @@ class LocalSource:
         return b"".join(pieces)
 
 
+_turns: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _turn(fs: Any) -> AbstractContextManager[Any]:
+    """Return what a read of a filesystem holds: of one that is not asynchronous, one thread at a time reads.
+
+    Such filesystems may share a file position between threads, as archives do.
+    """
+    if fs.async_impl:
+        return nullcontext()
+    return _turns.setdefault(fs, threading.Lock())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turns.clear)  # a lock may have been held by a thread that is not here
+
+
 class FsspecSource:
     """A file of any filesystem that fsspec knows and that can read ranges."""
 
@@ -89,7 +107,8 @@ class FsspecSource:
         if offset >= end:
             return b""
         try:
-            data: bytes = self._fs.cat_file(self._path, start=offset, end=end)
+            with _turn(self._fs):
+                data: bytes = self._fs.cat_file(self._path, start=offset, end=end)
         except FileNotFoundError as e:
             raise SlideNotFoundError(f"{self.uri}: is no longer there") from e
         return data
