@@ -110,26 +110,25 @@ class FrameFile:
                 self._next_rung(index)
 
     def _read(self, index: FrameIndex, frames: list[int]) -> list[memoryview | None]:
-        spans: list[tuple[int, int] | None] = []
-        for frame in frames:
-            try:
-                spans.append(index.span(frame))
-            except MissingFrameError:
-                spans.append(None)
-        present = [s for s in spans if s is not None]
-        together = _joined(present) if len(present) == len(spans) else None
+        try:
+            spans = [index.span(frame) for frame in frames]
+        except MissingFrameError:
+            return [self._read_one(index, frame) for frame in frames]
+        together = _joined(spans)
         if together is not None:
             low, size = together
             data = memoryview(self.source.read(low, size))
             if len(data) == size:
-                return [index.payload(data[start - low : start - low + n]) for start, n in present]
-        return [self._read_one(index, span) for span in spans]
+                return [index.payload(data[start - low : start - low + n]) for start, n in spans]
+        return [self._read_one(index, frame) for frame in frames]
 
-    def _read_one(self, index: FrameIndex, span: tuple[int, int] | None) -> memoryview | None:
-        if span is None:
+    def _read_one(self, index: FrameIndex, frame: int) -> memoryview | None:
+        try:
+            offset, length = index.span(frame)
+        except MissingFrameError:
             return None
-        data = memoryview(self.source.read(*span))
-        if len(data) < span[1]:
+        data = memoryview(self.source.read(offset, length))
+        if len(data) < length:
             # Either the file is cut, or the table lies.
             if isinstance(index, NativeIndex) or index.rung == "item headers" or cut_short(index, self.source):
                 return None
