@@ -58,6 +58,10 @@ class NativeIndex:
             raise MissingFrameError("the file ends before it")
         return self._start + start, stop - start
 
+    def spans_of(self, frames: list[int]) -> list[tuple[int, int]]:
+        """Return the spans of frames."""
+        return [self.span(frame) for frame in frames]
+
     def payload(self, data: memoryview) -> memoryview:
         """Return the codestream in the bytes of a span."""
         return data
@@ -81,6 +85,13 @@ class EncapsulatedIndex:
         if frame >= len(self.starts):
             raise MissingFrameError("the file ends before it")
         return int(self.starts[frame]), int(self.spans[frame])
+
+    def spans_of(self, frames: list[int]) -> list[tuple[int, int]]:
+        """Return the spans of frames that follow each other, which is what a unit has."""
+        first, stop = frames[0], frames[-1] + 1
+        if stop > len(self.starts):
+            raise MissingFrameError("the file ends before it")
+        return list(zip(self.starts[first:stop].tolist(), self.spans[first:stop].tolist(), strict=True))
 
     def payload(self, data: memoryview) -> memoryview:
         """Return the codestream in the bytes of a span.

@@ -57,7 +57,7 @@ class FrameFile:
 
     def ranges(self, frames: list[int]) -> list[tuple[int, int]]:
         """Return (offset, length) of each read that frames of a unit take."""
-        spans = [self.index.span(frame) for frame in frames]
+        spans = self.index.spans_of(frames)
         together = _joined(spans)
         return [together] if together else spans
 
@@ -75,6 +75,7 @@ class FrameFile:
         """
         shape = self.shape
         decode = self.decoder.decode
+        buffer = scratch(shape, self.dtype)
         for frame, jobs, payload in zip(unit.frames, unit.jobs, self._payloads(unit), strict=True):
             if payload is None:
                 if fill is None:
@@ -84,7 +85,7 @@ class FrameFile:
                 continue
             try:
                 place = canvas.whole(jobs[0], shape) if len(jobs) == 1 else None
-                out = place if place is not None else scratch(shape, self.dtype)
+                out = place if place is not None else buffer
                 if out is None:
                     self._check_size(payload)
                 pixels = decode(payload, out, self.index.bit_offset(frame) if self._shared_words else 0)
@@ -111,7 +112,7 @@ class FrameFile:
 
     def _read(self, index: FrameIndex, frames: list[int]) -> list[memoryview | None]:
         try:
-            spans = [index.span(frame) for frame in frames]
+            spans = index.spans_of(frames)
         except MissingFrameError:
             return [self._read_one(index, frame) for frame in frames]
         together = _joined(spans)

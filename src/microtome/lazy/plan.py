@@ -111,6 +111,26 @@ class _Collector:
             self.units.append(Unit(matrix, part, [local], [jobs]))
         self.last = (matrix, part, local)
 
+    def append_row(self, matrix: int, frames: Sequence[int], slot: tuple[int, ...], y: Hit, x_hits: list[Hit]) -> bool:
+        """Append a row of tiles as a unit if its frames are neighbours in one file and few; else do nothing."""
+        count = len(frames)
+        if (
+            self.gathered is not None
+            or not isinstance(frames, range)
+            or frames.step != 1
+            or count != len(x_hits)
+            or not 1 < count <= self.run
+        ):
+            return False
+        place = _locate(self.level.matrices[matrix], frames[0])
+        end = _locate(self.level.matrices[matrix], frames[-1])
+        if place is None or end is None or place[0] != end[0]:
+            return False
+        part, local = place
+        self.units.append(Unit(matrix, part, list(range(local, local + count)), [[Job(slot, y, x)] for x in x_hits]))
+        self.last = (matrix, part, local + count - 1)
+        return True
+
     def absent(self, matrix: int, job: Any) -> None:
         self.complete = False
         tiling = self.level.matrices[matrix].tiling
@@ -168,6 +188,8 @@ def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis,
     first, stop = x_hits[0].tile, x_hits[-1].tile + 1
     for y in tile_hits(ys, tiling.tile_rows):
         frames = tiling.run(plane.number, y.tile, first, stop)
+        if collect.append_row(plane.matrix, frames, slot, y, x_hits):
+            continue
         for x in x_hits:
             frame = frames[x.tile - first]
             if frame == ABSENT:
