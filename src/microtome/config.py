@@ -34,28 +34,51 @@ class Settings:
         Size aimed at for a Dask block, in bytes of pixels.
     inflate_bytes
         The most that a deflated data set may inflate to; it is held in memory whole, for it has no random access.
+    http_connections
+        TCP connections to one server. Default: 8.
+    http_timeout
+        Seconds that a server may take to connect, or to send nothing. Default: 30.
+    http_retries
+        How often a request is repeated that failed for a reason that may pass. Default: 5; 0 for never.
+    frames_per_request
+        The most frames asked of a DICOMweb server in one request. Default: 64.
+    frame_cache_bytes
+        Encoded frames from servers that the process keeps, in bytes. Default: 256 MiB; 0 for none.
+    decoded_cache_bytes
+        Decoded frames that the process keeps, in bytes, for programs that show the same place again and again.
+        Default: 0.
     """
 
     decode_threads: int = 0
     io_threads: int = 16
     block_bytes: int = 16 << 20
     inflate_bytes: int = 256 << 20
+    http_connections: int = 8
+    http_timeout: int = 30
+    http_retries: int = 5
+    frames_per_request: int = 64
+    frame_cache_bytes: int = 256 << 20
+    decoded_cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         for f in fields(self):
             text = os.environ.get(f"MICROTOME_{f.name.upper()}")
             if text is not None:
-                setattr(self, f.name, _positive(f.name, text))
+                setattr(self, f.name, _whole(f.name, text))
         self.decode_threads = self.decode_threads or _cpus()
 
 
-def _positive(name: str, value: object) -> int:
+_MAY_BE_ZERO = ("http_retries", "frame_cache_bytes", "decoded_cache_bytes")
+
+
+def _whole(name: str, value: object) -> int:
+    least = 0 if name in _MAY_BE_ZERO else 1
     try:
         number = int(str(value))
     except ValueError:
-        number = 0
-    if number < 1:
-        raise OptionError(f"setting {name} must be a whole number of at least 1, not {value!r}")
+        number = -1
+    if number < least:
+        raise OptionError(f"setting {name} must be a whole number of at least {least}, not {value!r}")
     return number
 
 
@@ -78,7 +101,7 @@ def set(**settings: int) -> AbstractContextManager[Settings]:
     Raises
     ------
     OptionError
-        A name that is no setting, or a number below 1.
+        A name that is no setting, or a number that is too small.
     """
     unknown = settings.keys() - {f.name for f in fields(Settings)}
     if unknown:
@@ -86,7 +109,7 @@ def set(**settings: int) -> AbstractContextManager[Settings]:
         raise OptionError(f"no setting {', '.join(sorted(unknown))}: there are {known}")
     before = {name: getattr(_settings, name) for name in settings}
     for name, value in settings.items():
-        setattr(_settings, name, _positive(name, value))
+        setattr(_settings, name, _whole(name, value))
     return _restoring(before)
 
 

@@ -15,6 +15,11 @@
     ├── SelectionError               indices outside the image       (also IndexError)
     ├── SpacingUndefinedError        millimetres asked of a level without a spacing
     ├── SlideChangedError            the bytes changed since the slide was opened
+    ├── RequestError                 a server cannot be reached, or refuses      (also OSError)
+    │   ├── NotOnServerError         it does not have what was asked for         (also FileNotFoundError)
+    │   ├── AuthenticationError      it wants other credentials                  (also PermissionError)
+    │   └── ProtocolError            its answer is cut short, miscounted, or no such answer at all
+    ├── CredentialsError             credentials that must not go where they would go
     ├── OptionError                  an argument has no meaning here  (also ValueError)
     └── MissingDependencyError       an optional package is needed    (also ImportError)
 
@@ -23,7 +28,8 @@
     ├── FrameOrderWarning            the file does not say in which order its frames lie
     ├── AlternativesWarning          several instances claim the same pixels
     ├── IncompleteSlideWarning       parts or frames that should be there are not
-    └── SlowAccessWarning            this file allows no random access
+    ├── SlowAccessWarning            this file allows no random access
+    └── TranscodedWarning            a server encodes the pixels anew, which may alter them
 """
 
 from __future__ import annotations
@@ -31,8 +37,10 @@ from __future__ import annotations
 __all__ = [
     "AlternativesWarning",
     "AmbiguousSlideError",
+    "AuthenticationError",
     "CorruptFrameError",
     "CorruptHeaderError",
+    "CredentialsError",
     "FrameError",
     "FrameOrderWarning",
     "GeometryWarning",
@@ -42,13 +50,17 @@ __all__ = [
     "MissingDependencyError",
     "MissingFrameError",
     "NotASlideError",
+    "NotOnServerError",
     "OpenError",
     "OptionError",
+    "ProtocolError",
+    "RequestError",
     "SelectionError",
     "SlideChangedError",
     "SlideNotFoundError",
     "SlowAccessWarning",
     "SpacingUndefinedError",
+    "TranscodedWarning",
     "UnsupportedCodecError",
 ]
 
@@ -118,6 +130,39 @@ class SlideChangedError(MicrotomeError):
     """The bytes of a slide changed since it was opened."""
 
 
+class RequestError(MicrotomeError, OSError):
+    """A server cannot be reached, refuses, or fails; the message has its own words.
+
+    Attributes
+    ----------
+    status
+        HTTP status of its last answer; None where there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type, tuple[str, int | None]]:
+        return type(self), (str(self), self.status)
+
+
+class NotOnServerError(RequestError, FileNotFoundError):
+    """A server does not have what was asked for."""
+
+
+class AuthenticationError(RequestError, PermissionError):
+    """A server wants other credentials, or grants these less than was asked for."""
+
+
+class ProtocolError(RequestError):
+    """An answer of a server is cut short, has parts too few or too many, or is no such answer at all."""
+
+
+class CredentialsError(MicrotomeError):
+    """Credentials must not go where they would go: a pickle, plain HTTP, another cloud's host."""
+
+
 class OptionError(MicrotomeError, ValueError):
     """An argument has no meaning here."""
 
@@ -148,3 +193,7 @@ class IncompleteSlideWarning(MicrotomeWarning):
 
 class SlowAccessWarning(MicrotomeWarning):
     """A file allows no random access; it is read whole."""
+
+
+class TranscodedWarning(MicrotomeWarning):
+    """A server encodes the pixels anew before it sends them, which may alter them."""
