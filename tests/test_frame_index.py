@@ -92,7 +92,8 @@ def grid(codec: str = "rle", across: int = 4, down: int = 3) -> File:
 
 
 def index_of(path: Path, below: str = ""):
-    return build_index(read_instance(LocalSource(str(path), path.stat().st_size)), below)
+    instance = read_instance(LocalSource(str(path), path.stat().st_size))
+    return build_index(instance, instance.record.outline, below)
 
 
 def values(path: Path) -> np.ndarray:
@@ -145,7 +146,7 @@ def test_a_remote_file_is_indexed_by_few_reads(tmp_path, table):
     source = CountingSource(path)
     instance = read_instance(source)
     header = len(source.reads)
-    index = build_index(instance)
+    index = build_index(instance, instance.record.outline)
     assert index.starts.tolist() == file.starts
     assert header <= 3
     assert len(source.reads) - header <= 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from microtome.errors import OptionError
@@ -10,7 +10,9 @@ from microtome.errors import OptionError
 if TYPE_CHECKING:
     import xarray as xr
 
+    from microtome.dicom.web_instances import Metadata
     from microtome.storage import Target
+    from microtome.storage.credentials import Credentials
 
 __all__ = ["open_slide"]
 
@@ -26,6 +28,10 @@ def open_slide(
     fill: float | Sequence[float] | None = None,
     alignment: Literal["spacing", "extent"] = "spacing",
     prefer: str | Sequence[str] = (),
+    credentials: Credentials | Callable[[], Mapping[str, str]] | None = None,
+    metadata: Metadata | None = None,
+    read_ahead: Literal["none", "requests", "latency"] = "none",
+    rendered: bool = False,
 ) -> xr.DataTree:
     """Open a whole-slide image; no pixel is read.
 
@@ -33,7 +39,9 @@ def open_slide(
     ----------
     uri
         A folder of DICOM instances (to any depth), one file, a list of files, a glob, or any of these as a URL that
-        fsspec knows.
+        fsspec knows. Or the URL of a study, series or instance on a DICOMweb server:
+        ``https://host/dicomWeb/studies/1.2/series/3.4``, also as ``dicomweb+https://...`` or as the path of a DICOM
+        store of the Google Cloud Healthcare API.
     series
         Series Instance UID or Pyramid UID of the slide, where there are several.
     chunks
@@ -41,7 +49,8 @@ def open_slide(
         ``{"y": 1024, "x": 1024}``: Dask arrays in these, ``{}`` for one block a frame. None: xarray's own lazy arrays,
         which read in the thread that asks.
     storage_options
-        For the fsspec filesystem of a URL.
+        For the fsspec filesystem of a URL. Of a DICOMweb server: ``allow_hosts``, names of other hosts that redirects
+        and bulk data may lead to; they are never sent credentials.
     frame_order
         For files that do not state where their frames lie: whether they follow the ``"row"`` s of tiles, as DICOM
         orders them, or the ``"column"`` s.
@@ -54,6 +63,19 @@ def open_slide(
         Where levels state a spacing that contradicts their extent: believe the ``"spacing"``, or the ``"extent"``.
     prefer
         SOP Instance UIDs to choose where several instances show the same pixels.
+    credentials
+        For a DICOMweb server: what a function of `microtome.credentials` returns, or any function that returns headers.
+        Default: none.
+    metadata
+        For a DICOMweb server: DICOM JSON of the slide (text, a file, or its objects), as ``slide.wsi.to_json()``
+        returns it. The slide is then opened without a request.
+    read_ahead
+        For a DICOMweb server: what is fetched into the frame cache besides the frames under a selection. ``"none"``;
+        ``"requests"``: the block of tiles around them, in the same request, for the fewest requests; ``"latency"``:
+        the same in the background, so that nothing waits for it.
+    rendered
+        For a DICOMweb server that does not give its frames away: show pictures that it renders from them, JPEG of 8
+        bits. They are not the stored pixels.
 
     Returns
     -------
@@ -66,6 +88,8 @@ def open_slide(
     OpenError
         The slide cannot be opened: `NotASlideError`, `SlideNotFoundError`, `AmbiguousSlideError`,
         `CorruptHeaderError`.
+    RequestError
+        A server cannot be reached, or refuses: `AuthenticationError`, `ProtocolError`.
     OptionError
         An argument has no meaning here.
     """
@@ -79,7 +103,7 @@ def open_slide(
         raise OptionError(f"chunks={chunks!r}: it is 'auto', None, or a mapping of dimensions to sizes")
     recipe = Recipe.make(
         uri, storage_options, series=series, frame_order=frame_order, missing=missing, fill=fill, alignment=alignment,
-        prefer=prefer,
+        prefer=prefer, credentials=credentials, metadata=metadata, read_ahead=read_ahead, rendered=rendered,
     )  # fmt: skip
     opened = open_recipe(recipe)
     found = groups(opened)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from microtome.dicom.dual_tiff import tiff_tile_offsets
 from microtome.dicom.instance import Instance
-from microtome.dicom.part10 import EXTENDED_LENGTHS, EXTENDED_OFFSETS, UNDEFINED, Element
+from microtome.dicom.part10 import EXTENDED_LENGTHS, EXTENDED_OFFSETS, UNDEFINED, Element, Outline
 from microtome.errors import CorruptFrameError, MissingFrameError
 from microtome.storage import Source
 
@@ -41,13 +41,13 @@ class NativeIndex:
 
     rung = "native"
 
-    def __init__(self, instance: Instance) -> None:
-        element = instance.outline.pixel_data
+    def __init__(self, instance: Instance, outline: Outline) -> None:
+        element = outline.pixel_data
         assert element is not None
         self._start = element.offset
         self._bits = instance.format.native_bits
         self._unit = 16 if instance.format.byte_swapped else 8  # words that are swapped are not to be cut
-        self._end = min(element.offset + element.length, instance.outline.source.size)
+        self._end = min(element.offset + element.length, outline.source.size)
         self.count = instance.frames
 
     def span(self, frame: int) -> tuple[int, int]:
@@ -127,13 +127,15 @@ class EncapsulatedIndex:
 FrameIndex = NativeIndex | EncapsulatedIndex
 
 
-def build_index(instance: Instance, below: str = "") -> FrameIndex:
+def build_index(instance: Instance, outline: Outline, below: str = "") -> FrameIndex:
     """Find the frames of an instance by the first rung of the ladder that holds.
 
     Parameters
     ----------
     instance
-        The instance; for encapsulated pixel data its file is read: a table, or the item headers.
+        The instance.
+    outline
+        Its file; of encapsulated pixel data a table is read, or the item headers.
     below
         Name of the rung that has turned out to lie: only those below it are tried.
 
@@ -142,19 +144,19 @@ def build_index(instance: Instance, below: str = "") -> FrameIndex:
     CorruptFrameError
         No rung holds.
     """
-    element = instance.outline.pixel_data
+    element = outline.pixel_data
     assert element is not None
     if element.length != UNDEFINED:
-        return NativeIndex(instance)
-    source = instance.outline.source
+        return NativeIndex(instance, outline)
+    source = outline.source
     if element.offset + 8 > source.size:  # cut in front of the first item
         return EncapsulatedIndex("item headers", np.empty(0, np.int64), np.empty(0, np.uint32), instance.frames)
     table = _basic_table(source, element)
     first = element.offset + 8 + table[1]
     rungs: list[tuple[str, Callable[[], EncapsulatedIndex | None]]] = [
-        ("extended offset table", lambda: _extended(instance, source, first)),
+        ("extended offset table", lambda: _extended(instance, outline, first)),
         ("basic offset table", lambda: _basic(instance, source, element, table, first)),
-        ("TIFF tile offsets", lambda: _tiff(instance, source)),
+        ("TIFF tile offsets", lambda: _tiff(instance, outline)),
         ("item headers", lambda: _walk(instance, source, first)),
     ]
     names = [name for name, _ in rungs]
@@ -204,8 +206,8 @@ def _table(source: Source, offset: int, length: int, dtype: str) -> npt.NDArray[
     return np.frombuffer(data, dtype, len(data) // np.dtype(dtype).itemsize)
 
 
-def _extended(instance: Instance, source: Source, first: int) -> EncapsulatedIndex | None:
-    located = instance.outline.located
+def _extended(instance: Instance, outline: Outline, first: int) -> EncapsulatedIndex | None:
+    source, located = outline.source, outline.located
     offsets, lengths = located.get(EXTENDED_OFFSETS), located.get(EXTENDED_LENGTHS)
     wanted = instance.frames * 8
     if offsets is None or lengths is None or offsets.length != wanted or lengths.length != wanted:
@@ -249,8 +251,8 @@ def _end_of_items(source: Source, pos: int) -> int:
     return max(end, pos + 8)
 
 
-def _tiff(instance: Instance, source: Source) -> EncapsulatedIndex | None:
-    found = tiff_tile_offsets(source, instance.outline.preamble, instance.frames)
+def _tiff(instance: Instance, outline: Outline) -> EncapsulatedIndex | None:
+    found = tiff_tile_offsets(outline.source, outline.preamble, instance.frames)
     if found is None:
         return None
     offsets, counts = found

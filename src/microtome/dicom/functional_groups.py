@@ -58,6 +58,11 @@ class FramePositions:
         """Whether every frame states its place."""
         return bool(np.all(self.row != _ABSENT) and np.all(self.column != _ABSENT))
 
+    @property
+    def telling(self) -> bool:
+        """Whether they say anything that counts: places, optical paths, or a spacing."""
+        return self.stated or bool(self.paths) or self.spacing is not None
+
 
 class _Parser:
     """A cursor over the bytes of one sequence."""

@@ -1,22 +1,19 @@
-"""From the outline of a file to an `Instance`: which attribute is believed, and what is refused."""
+"""From metadata to an `Instance`: which attribute is believed, and what is refused."""
 
 from __future__ import annotations
 
 import math
-import os
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from microtome.dicom.functional_groups import FramePositions, parse_positions
-from microtome.dicom.instance import Concatenation, Instance
-from microtome.dicom.part10 import PER_FRAME_GROUPS, Outline, read_outline
+from microtome.dicom.dataset import lenient
+from microtome.dicom.file_frames import FileRecord
+from microtome.dicom.functional_groups import FramePositions
+from microtome.dicom.instance import Concatenation, Instance, Record
+from microtome.dicom.part10 import read_outline
 from microtome.errors import CorruptHeaderError, NotASlideError
 from microtome.model import FrameFormat, OpticalPath, PixelSpacing
 from microtome.storage import Source
@@ -24,7 +21,7 @@ from microtome.storage import Source
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["frame_format", "parse_dataset", "read_instance"]
+__all__ = ["make_instance", "read_instance"]
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 MAX_SIDE = 1 << 22
@@ -32,40 +29,6 @@ MAX_SIDE = 1 << 22
 
 # CID 8123 Microscopy Illumination Method: does light pass through the slide?
 _TRANSMITTED = {"111741": True, "111744": True, "111745": True, "111742": False, "111743": False}
-_pydicom_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    # No fork while another thread has pydicom's settings changed: the child would find them so, and the lock taken.
-    os.register_at_fork(
-        before=_pydicom_lock.acquire, after_in_parent=_pydicom_lock.release, after_in_child=_pydicom_lock.release
-    )
-
-
-@contextmanager
-def _lenient() -> Iterator[None]:
-    """Let pydicom convert values that break the rules of their VR: real files are full of them."""
-    import pydicom.config as settings
-
-    with _pydicom_lock, warnings.catch_warnings(), settings.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def parse_dataset(outline: Outline) -> Dataset:
-    """Return the metadata of a file as a pydicom data set, without pixels, offset tables and per-frame groups.
-
-    Raises
-    ------
-    CorruptHeaderError
-        pydicom cannot make sense of it.
-    """
-    from pydicom.filereader import read_dataset
-
-    enc = outline.encoding
-    with _lenient():
-        try:
-            return read_dataset(BytesIO(outline.kept), enc.implicit, not enc.big_endian)
-        except Exception as e:  # pydicom raises whatever the bytes lead it to
-            raise CorruptHeaderError(f"{outline.source.uri}: its header is damaged ({type(e).__name__}: {e})") from e
 
 
 def read_instance(source: Source) -> Instance:
@@ -79,14 +42,60 @@ def read_instance(source: Source) -> Instance:
         Attributes that pixels cannot do without are missing or contradict each other.
     """
     outline = read_outline(source)
-    ds = parse_dataset(outline)
-    with _lenient():
+    record = FileRecord(outline)
+    pixel_data = outline.pixel_data
+    lacks = "" if pixel_data else "ends before its pixels begin" if outline.truncated else "has no pixel data"
+    swapped = outline.encoding.big_endian and pixel_data is not None and pixel_data.vr == b"OW"
+    syntax = outline.transfer_syntax
+    return make_instance(record.dataset(), record, syntax, record.positions, lacks=lacks, swapped_words=swapped)
+
+
+def make_instance(
+    ds: Dataset,
+    record: Record,
+    transfer_syntax: str,
+    positions: Callable[[int], FramePositions | None],
+    *,
+    lacks: str = "",
+    swapped_words: bool = False,
+) -> Instance:
+    """Make an instance of metadata, wherever they come from.
+
+    Parameters
+    ----------
+    ds
+        The metadata, without per-frame groups.
+    record
+        Where they come from.
+    transfer_syntax
+        Empty where it is not known yet.
+    positions
+        Returns the positions of as many frames as it is told.
+    lacks
+        Why it has no pixels; empty where it has.
+    swapped_words
+        Whether pixel data are big endian words.
+
+    Raises
+    ------
+    NotASlideError
+        They are of another kind of object.
+    CorruptHeaderError
+        Attributes that pixels cannot do without are missing or contradict each other.
+    """
+    with lenient():
         try:
-            return _Reader(ds, outline).instance()
+            return _Reader(ds, record.uri).instance(record, transfer_syntax, positions, lacks, swapped_words)
         except (CorruptHeaderError, NotASlideError):
             raise
         except Exception as e:
-            raise CorruptHeaderError(f"{source.uri}: its header is damaged ({type(e).__name__}: {e})") from e
+            raise CorruptHeaderError(f"{record.uri}: its header is damaged ({type(e).__name__}: {e})") from e
+
+
+def _is_slide(ds: Dataset) -> bool:
+    """Tell whether a data set is of a whole-slide image; one without SOP Class is, if it has a total pixel matrix."""
+    sop_class = str(ds.get("SOPClassUID") or "")
+    return sop_class == WHOLE_SLIDE or (not sop_class and "TotalPixelMatrixRows" in ds)
 
 
 def _values(value: Any) -> list[Any]:
@@ -123,27 +132,32 @@ def _item(ds: Dataset | None, keyword: str) -> Dataset | None:
 class _Reader:
     """Reads one data set; its methods share the data set and the name of the file."""
 
-    def __init__(self, ds: Dataset, outline: Outline) -> None:
+    def __init__(self, ds: Dataset, uri: str) -> None:
         self.ds = ds
-        self.outline = outline
-        self.uri = outline.source.uri
+        self.uri = uri
 
-    def instance(self) -> Instance:
-        ds, outline = self.ds, self.outline
-        sop_class = str(ds.get("SOPClassUID") or "")
-        if sop_class not in (WHOLE_SLIDE, "") or (not sop_class and "TotalPixelMatrixRows" not in ds):
+    def instance(
+        self,
+        record: Record,
+        transfer_syntax: str,
+        positions_of: Callable[[int], FramePositions | None],
+        lacks: str,
+        swapped_words: bool,
+    ) -> Instance:
+        ds = self.ds
+        if not _is_slide(ds):
             from pydicom.uid import UID
 
+            sop_class = str(ds.get("SOPClassUID") or "")
             kind = UID(sop_class).name if sop_class else "an object without SOP Class"
             raise NotASlideError(f"{self.uri}: holds {kind}, not a VL Whole Slide Microscopy Image")
-        if outline.pixel_data is None:
-            why = "ends before its pixels begin" if outline.truncated else "has no pixel data"
-            raise NotASlideError(f"{self.uri}: {why}")
+        if lacks:
+            raise NotASlideError(f"{self.uri}: {lacks}")
         frames = self.integer("NumberOfFrames", default=1) or 1
-        fmt = frame_format(ds, outline)
+        fmt = self.format(transfer_syntax, swapped_words)
         image_type = tuple(str(v).upper() for v in _values(ds.get("ImageType")))
         rows, columns = self.matrix(fmt, frames)
-        positions = self.positions(frames)
+        positions = positions_of(frames)
         shared = _item(ds, "SharedFunctionalGroupsSequence")
         measures = _item(shared, "PixelMeasuresSequence")
         origin = _item(ds, "TotalPixelMatrixOriginSequence")
@@ -181,7 +195,7 @@ class _Reader:
             origin=(xy[0], xy[1]) if xy[0] is not None and xy[1] is not None else None,
             orientation=_numbers(ds.get("ImageOrientationSlide"), 6),
             absent_lab=self.absent_lab(),
-            outline=outline,
+            record=record,
         )
 
     def integer(self, keyword: str, default: int | None = None) -> int:
@@ -194,6 +208,33 @@ class _Reader:
             raise CorruptHeaderError(f"{self.uri}: {keyword} is {value!r}, where a positive whole number is needed")
         return int(number)
 
+    def format(self, transfer_syntax: str, swapped_words: bool) -> FrameFormat:
+        """Return how the frames decode (PS3.3 C.7.6.3)."""
+        ds = self.ds
+        samples = self.integer("SamplesPerPixel", default=1) or 1
+        allocated = self.integer("BitsAllocated")
+        stored = self.integer("BitsStored", default=allocated) or allocated
+        if samples not in (1, 3) or allocated not in (1, 8, 16, 32) or stored > allocated:
+            raise CorruptHeaderError(
+                f"{self.uri}: {samples} samples a pixel of {stored} bits in {allocated} are stated; "
+                "1 or 3 samples of 1, 8, 16 or 32 bits can be read"
+            )
+        stated = str(ds.get("PhotometricInterpretation") or ("RGB" if samples == 3 else "MONOCHROME2"))
+        photometric = stated.strip().upper()
+        return FrameFormat(
+            transfer_syntax=transfer_syntax,
+            rows=self.integer("Rows"),
+            columns=self.integer("Columns"),
+            samples=samples,
+            photometric=photometric,
+            bits_allocated=allocated,
+            bits_stored=stored,
+            signed=self.integer("PixelRepresentation", default=0) == 1,
+            planar=self.integer("PlanarConfiguration", default=0),
+            byte_swapped=swapped_words and allocated == 8,
+            palette=_palette(ds, self.uri) if photometric == "PALETTE COLOR" else None,
+        )
+
     def matrix(self, fmt: FrameFormat, frames: int) -> tuple[int, int]:
         """Return rows and columns of the total pixel matrix; a single frame without one is its own."""
         if "TotalPixelMatrixRows" not in self.ds and frames == 1:
@@ -204,16 +245,6 @@ class _Reader:
                 f"{self.uri}: a total pixel matrix of {rows} x {columns} is stated; no slide has over {MAX_SIDE} a side"
             )
         return rows, columns
-
-    def positions(self, frames: int) -> FramePositions | None:
-        located = self.outline.located.get(PER_FRAME_GROUPS)
-        if located is None:
-            return None
-        data = self.outline.source.read(located.offset, located.length)
-        positions = parse_positions(data, self.outline.encoding, frames, self.uri)
-        if not positions.stated and not positions.paths and positions.spacing is None:
-            return None
-        return positions
 
     def paths(self, shared: Dataset | None) -> tuple[OpticalPath, ...]:
         """Return the optical paths; where the shared groups name one of several, that one alone."""
@@ -276,43 +307,6 @@ def _flavor(image_type: tuple[str, ...]) -> str:
     if "LOCALIZER" in image_type:  # the overview's name before Supplement 145 was final
         return "OVERVIEW"
     return image_type[2] if len(image_type) > 2 and image_type[2] else "VOLUME"
-
-
-def frame_format(ds: Dataset, outline: Outline) -> FrameFormat:
-    """Return how the frames of a data set decode (PS3.3 C.7.6.3).
-
-    Raises
-    ------
-    CorruptHeaderError
-        An attribute of the Image Pixel Module is missing or has a value that has no meaning.
-    """
-    reader = _Reader(ds, outline)
-    samples = reader.integer("SamplesPerPixel", default=1) or 1
-    allocated = reader.integer("BitsAllocated")
-    stored = reader.integer("BitsStored", default=allocated) or allocated
-    if samples not in (1, 3) or allocated not in (1, 8, 16, 32) or stored > allocated:
-        raise CorruptHeaderError(
-            f"{outline.source.uri}: {samples} samples a pixel of {stored} bits in {allocated} are stated; "
-            "1 or 3 samples of 1, 8, 16 or 32 bits can be read"
-        )
-    photometric = str(ds.get("PhotometricInterpretation") or ("RGB" if samples == 3 else "MONOCHROME2")).strip().upper()
-    pixel_data = outline.pixel_data
-    return FrameFormat(
-        transfer_syntax=outline.transfer_syntax,
-        rows=reader.integer("Rows"),
-        columns=reader.integer("Columns"),
-        samples=samples,
-        photometric=photometric,
-        bits_allocated=allocated,
-        bits_stored=stored,
-        signed=reader.integer("PixelRepresentation", default=0) == 1,
-        planar=reader.integer("PlanarConfiguration", default=0),
-        byte_swapped=outline.encoding.big_endian
-        and allocated == 8
-        and pixel_data is not None
-        and pixel_data.vr == b"OW",
-        palette=_palette(ds, outline.source.uri) if photometric == "PALETTE COLOR" else None,
-    )
 
 
 def _palette(ds: Dataset, uri: str) -> tuple[npt.NDArray[Any], int]:

@@ -2,13 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from microtome.dicom.functional_groups import FramePositions
-from microtome.dicom.part10 import Outline
 from microtome.model import FrameFormat, OpticalPath, PixelSpacing
 
-__all__ = ["Concatenation", "Instance"]
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+__all__ = ["Concatenation", "FrameSource", "Instance", "Read", "Record"]
+
+
+class Read(NamedTuple):
+    """One read of a file, or one request to a server."""
+
+    uri: str
+    offset: int
+    length: int | None
+    """None where the server alone knows."""
+
+
+class FrameSource(Protocol):
+    """The encoded frames of an instance, numbered from 0. May be used from any thread."""
+
+    uri: str
+    """Where the instance is, safe to show."""
+    remote: bool
+    """Whether a read costs a round trip: then few large reads beat many small ones."""
+    lists: bool
+    """Whether one read takes any frames; else only neighbours."""
+
+    def payloads(self, frames: list[int]) -> tuple[list[bytes | memoryview | None], list[str] | None]:
+        """Return the bytes of each frame, None for one that is missing; and the transfer syntax of each.
+
+        The syntaxes are None where they are all that of the instance's format.
+        """
+        ...
+
+    def bit_offset(self, frame: int) -> int:
+        """Return the bit of its payload at which a frame begins."""
+        ...
+
+    def reads(self, frames: list[int]) -> list[Read]:
+        """Return what it takes to read frames now; nothing is read."""
+        ...
+
+    def prefetch(self, frames: list[int]) -> int:
+        """Fetch frames into the frame cache, where that is of use; return how many."""
+        ...
+
+
+class Record(Protocol):
+    """Where an instance was found: what more can be learnt of it there."""
+
+    @property
+    def uri(self) -> str:
+        """Where it is, safe to show."""
+        ...
+
+    def dataset(self, bulk: Collection[str] = ()) -> Dataset:
+        """Return its metadata, without pixels and per-frame groups.
+
+        Parameters
+        ----------
+        bulk
+            Keywords of large values that are needed too, where these are kept apart from the others.
+        """
+        ...
+
+    def json(self) -> dict[str, Any]:
+        """Return its metadata as DICOM JSON (PS3.18 F), per-frame positions and the transfer syntax included."""
+        ...
+
+    def frames(self, instance: Instance) -> FrameSource:
+        """Return what reads its frames."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +94,10 @@ class Concatenation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """What the header of one file says, made comparable.
+    """What the header of one instance says, made comparable.
 
     ``rows`` and ``columns`` are the total pixel matrix. ``spacing``, ``origin`` (mm, slide coordinates) and
-    ``orientation`` (direction of a row, direction of a column) are None where the file does not state them.
+    ``orientation`` (direction of a row, direction of a column) are None where the instance does not state them.
     """
 
     uri: str
@@ -53,7 +123,7 @@ class Instance:
     origin: tuple[float, float] | None
     orientation: tuple[float, ...] | None
     absent_lab: tuple[int, int, int] | None
-    outline: Outline = field(repr=False)
+    record: Record = field(repr=False)
 
     @property
     def tile_rows(self) -> int:

@@ -14,7 +14,7 @@ from xarray.core.indexing import ExplicitIndexer, VectorizedIndexer
 
 from microtome.lazy.axis import Axis, Run, length, normalize
 from microtome.lazy.buffers import empty
-from microtome.lazy.plan import Plan, plan_points
+from microtome.lazy.plan import Grouping, Plan, plan_points
 from microtome.lazy.reader import LevelReader
 from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
 from microtome.lazy.window import Window
@@ -246,7 +246,7 @@ class SlideArray(BackendArray):
         place = (index.get("z", zero), path, index["y"], index["x"])
         if self.kind == "coverage":
             covered = np.zeros(count, np.bool_)
-            plan = plan_points(reader.level, reader.level.planes, *place, run=1)
+            plan = plan_points(reader.level, reader.level.planes, *place, Grouping(1))
             for unit in plan.units:
                 for jobs in unit.jobs:
                     covered[jobs[0].target] = True

@@ -30,13 +30,13 @@ class MicrotomeBackendEntrypoint(BackendEntrypoint):
     All methods take the options of `microtome.open_slide`; arrays are lazy, and chunked where xarray's ``chunks`` asks.
     """
 
-    description = "Whole-slide images (DICOM) as lazy arrays"
+    description = "Whole-slide images (DICOM, DICOMweb) as lazy arrays"
     url = "https://github.com/microtome/microtome"
     supports_groups = True
     # Stated, because xarray cannot find them out behind **options.
     open_dataset_parameters = (
         "filename_or_obj", "drop_variables", "group", "series", "storage_options", "frame_order", "missing", "fill",
-        "alignment", "prefer",
+        "alignment", "prefer", "credentials", "metadata", "read_ahead", "rendered",
     )  # fmt: skip
 
     def open_dataset(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from microtome.dicom.instance import Read
 from microtome.errors import FrameError
 from microtome.lazy.array import SlideArray
 
@@ -23,7 +24,8 @@ class Explanation:
     frames
         Frames to be decoded. One that several Dask blocks need counts for each.
     reads
-        (file, offset, length) of each read, in order.
+        (file, offset, length) of each read, in order; of requests to a server the offset is 0, and the length None:
+        only the server knows it. Frames in the frame cache need none.
     pixels
         Bytes of the result.
     lost
@@ -31,37 +33,40 @@ class Explanation:
     """
 
     frames: int
-    reads: tuple[tuple[str, int, int], ...]
+    reads: tuple[Read, ...]
     pixels: int
     lost: int = 0
 
     @property
-    def bytes(self) -> int:
-        """Bytes to be read."""
-        return sum(length for _, _, length in self.reads)
+    def bytes(self) -> int | None:
+        """Bytes to be read; None where only a server knows."""
+        lengths = [read.length for read in self.reads]
+        return None if None in lengths else sum(n for n in lengths if n is not None)
 
     def __repr__(self) -> str:
-        files = len({uri for uri, _, _ in self.reads})
-        text = (
-            f"{self.frames} frames in {len(self.reads)} reads of {self.bytes:,} bytes from {files} "
-            f"file{'s' * (files != 1)}, for {self.pixels:,} bytes of pixels"
-        )
+        count, size = len(self.reads), self.bytes
+        if size is None:
+            servers = len({read.uri.split("/frames/")[0] for read in self.reads})
+            what = f"{count} request{'s' * (count != 1)} to {servers} instance{'s' * (servers != 1)} on a server"
+        else:
+            files = len({read.uri for read in self.reads})
+            what = f"{count} reads of {size:,} bytes from {files} file{'s' * (files != 1)}"
+        text = f"{self.frames} frames in {what}, for {self.pixels:,} bytes of pixels"
         return text + (f"; {self.lost} frames are lost" if self.lost else "")
 
 
 def explain(asked: Sequence[tuple[SlideArray, tuple[Any, ...]]], pixels: int) -> Explanation:
     """Explain what keys ask of lazy arrays. Offset tables are read where they are not known yet; pixels are not."""
     frames = lost = 0
-    reads: list[tuple[str, int, int]] = []
+    reads: list[Read] = []
     for array, key in asked:
         if any(isinstance(k, np.ndarray) and k.ndim != 1 for k in key):
             continue
         plan = array.plan(key)
         lost += len(plan.lost)
         for unit in plan.units:
-            file = array.reader.files[unit.matrix][unit.part]
             try:
-                reads += [(file.source.uri, offset, length) for offset, length in file.ranges(unit.frames)]
+                reads += array.reader.files[unit.matrix][unit.part].reads(unit.frames)
                 frames += len(unit.frames)
             except FrameError:
                 lost += len(unit.frames)

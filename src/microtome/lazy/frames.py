@@ -1,85 +1,85 @@
-"""The frames of one file: its bytes, its frame index and its decoder, each made when first needed."""
+"""The frames of one instance: where their bytes come from, and their decoders, made when first needed."""
 
 from __future__ import annotations
 
-import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
 from microtome import config
 from microtome.dicom.decoding import FrameDecoder
-from microtome.dicom.frame_index import FrameIndex, NativeIndex, StaleOffsetError, build_index, cut_short
-from microtome.dicom.instance import Instance
+from microtome.dicom.instance import Instance, Read
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
 from microtome.lazy.buffers import scratch
 from microtome.lazy.canvas import Canvas
+from microtome.lazy.decoded import decoded_frames
 from microtome.lazy.plan import Unit
 
-__all__ = ["FrameFile"]
+__all__ = ["InstanceReader", "threads_for"]
+
+Pixels = npt.NDArray[Any]
 
 
-class FrameFile:
+class InstanceReader:
     """Reads and decodes the frames of an instance, from any thread."""
 
     def __init__(self, instance: Instance) -> None:
         fmt = instance.format
         self.instance = instance
-        self.source = instance.outline.source
+        self.source = instance.record.frames(instance)
         self.shape = (fmt.rows, fmt.columns, fmt.channels)
         self.dtype = fmt.dtype
         self._shared_words = fmt.bits_allocated == 1 or fmt.byte_swapped  # frames may share a byte, or a word
-        self._index: FrameIndex | None = None
+        self._decoders: dict[str, FrameDecoder] = {}
         self._decoder: FrameDecoder | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def index(self) -> FrameIndex:
-        """Where the frames are."""
-        if self._index is None:
-            with self._lock:
-                if self._index is None:
-                    self._index = build_index(self.instance)
-        return self._index
-
-    def _next_rung(self, bad: FrameIndex) -> None:
-        """Replace an index that has turned out to lie by one from further down the ladder."""
-        with self._lock:
-            if self._index is bad:
-                self._index = build_index(self.instance, below=bad.rung)
 
     @property
     def decoder(self) -> FrameDecoder:
-        """What decodes the frames."""
+        """What decodes the frames as they are stored."""
         if self._decoder is None:
-            self._decoder = FrameDecoder(self.instance.format)
+            self._decoder = self._decoder_of(self.instance.format.transfer_syntax)
         return self._decoder
 
-    def ranges(self, frames: list[int]) -> list[tuple[int, int]]:
-        """Return (offset, length) of each read that frames of a unit take."""
-        spans = self.index.spans_of(frames)
-        together = _joined(spans)
-        return [together] if together else spans
+    def _decoder_of(self, transfer_syntax: str) -> FrameDecoder:
+        """Return what decodes frames of a transfer syntax: a server may send another than is stored."""
+        decoder = self._decoders.get(transfer_syntax)
+        if decoder is None:
+            decoder = FrameDecoder(replace(self.instance.format, transfer_syntax=transfer_syntax))
+            self._decoders[transfer_syntax] = decoder
+        return decoder
 
-    def paste(self, unit: Unit, canvas: Canvas, fill: npt.NDArray[Any] | None) -> None:
+    def reads(self, frames: list[int]) -> list[Read]:
+        """Return what reading frames of a unit takes."""
+        return self.source.reads(frames)
+
+    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None) -> None:
         """Read, decode and paste the frames of a unit.
 
         Parameters
         ----------
         unit
-            Frames of this file.
+            Frames of this instance.
         canvas
             Where they go.
         fill
             Value (channels,) in place of frames that are missing; None where that is an error.
         """
+        keep = config.get().decoded_cache_bytes > 0
+        if keep:
+            unit = self._paste_decoded(unit, canvas)
+            if not unit.frames:
+                return
         shape = self.shape
-        decode = self.decoder.decode
+        payloads, syntaxes = self.source.payloads(unit.frames)
+        decoder = self.decoder if syntaxes is None else None
         buffer = scratch(shape, self.dtype)
-        for frame, jobs, payload in zip(unit.frames, unit.jobs, self._payloads(unit), strict=True):
+        for number, (frame, jobs, payload) in enumerate(zip(unit.frames, unit.jobs, payloads, strict=True)):
             if payload is None:
                 if fill is None:
-                    raise MissingFrameError(self._message(frame, "the file ends before it"))
+                    raise MissingFrameError(
+                        self._message(frame, "it is not there: the file ends before it, or is lost")
+                    )
                 for job in jobs:
                     canvas.fill(job, fill)
                 continue
@@ -88,66 +88,46 @@ class FrameFile:
                 out = place if place is not None else buffer
                 if out is None:
                     self._check_size(payload)
-                pixels = decode(payload, out, self.index.bit_offset(frame) if self._shared_words else 0)
+                decode = (decoder or self._decoder_of(syntaxes[number])).decode  # type: ignore[index]
+                pixels = decode(payload, out, self.source.bit_offset(frame) if self._shared_words else 0)
                 if pixels is not place:
                     for job in jobs:
                         canvas.put(job, pixels)
             except FrameError as e:
                 raise type(e)(self._message(frame, str(e))) from e
+            if keep:
+                decoded_frames().put((id(self), frame), self, pixels.copy())
 
-    def _check_size(self, payload: memoryview) -> None:
+    def _paste_decoded(self, unit: Unit, canvas: Canvas) -> Unit:
+        """Paste the frames that were decoded before; return the others."""
+        cache = decoded_frames()
+        frames, remaining = [], []
+        for frame, jobs in zip(unit.frames, unit.jobs, strict=True):
+            pixels = cache.get((id(self), frame), self)
+            if pixels is None:
+                frames.append(frame)
+                remaining.append(jobs)
+                continue
+            for job in jobs:
+                canvas.put(job, pixels)
+        return unit._replace(frames=frames, jobs=remaining)
+
+    def _check_size(self, payload: bytes | memoryview) -> None:
         """Refuse a frame so large that its bytes can hardly hold it."""
         rows, columns, _ = self.shape
         if rows * columns > max(1 << 28, len(payload) << 12):
             raise CorruptFrameError(f"claims {rows} x {columns} pixels in {len(payload)} bytes")
 
-    def _payloads(self, unit: Unit) -> list[memoryview | None]:
-        """Return the codestream of each frame of a unit; None for one that the file ends before."""
-        while True:
-            index = self.index
-            try:
-                return self._read(index, unit.frames)
-            except StaleOffsetError:
-                self._next_rung(index)
-
-    def _read(self, index: FrameIndex, frames: list[int]) -> list[memoryview | None]:
-        try:
-            spans = index.spans_of(frames)
-        except MissingFrameError:
-            return [self._read_one(index, frame) for frame in frames]
-        together = _joined(spans)
-        if together is not None:
-            low, size = together
-            data = memoryview(self.source.read(low, size))
-            if len(data) == size:
-                return [index.payload(data[start - low : start - low + n]) for start, n in spans]
-        return [self._read_one(index, frame) for frame in frames]
-
-    def _read_one(self, index: FrameIndex, frame: int) -> memoryview | None:
-        try:
-            offset, length = index.span(frame)
-        except MissingFrameError:
-            return None
-        data = memoryview(self.source.read(offset, length))
-        if len(data) < length:
-            # Either the file is cut, or the table lies.
-            if isinstance(index, NativeIndex) or index.rung == "item headers" or cut_short(index, self.source):
-                return None
-            raise StaleOffsetError
-        return index.payload(data)
-
     def _message(self, frame: int, why: str) -> str:
         i = self.instance
-        return f"{i.uri}: frame {frame + 1} of {i.frames} ({i.format.transfer_syntax or 'no transfer syntax'}): {why}"
+        syntax = i.format.transfer_syntax or "transfer syntax not stated"
+        return f"{i.uri}: frame {frame + 1} of {i.frames} ({syntax}): {why}"
 
 
-def _joined(spans: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """Return (offset, length) of the one read that spans take; None where a table has put neighbours apart."""
-    low, high = spans[0][0], spans[-1][0] + spans[-1][1]
-    return (low, high - low) if high - low == sum(n for _, n in spans) else None
-
-
-def threads_for(file: FrameFile) -> int:
-    """Return how many threads may work on reads of a file: as many as decode, or as many as wait for a store."""
+def threads_for(reader: InstanceReader) -> int:
+    """Return how many threads may work on reads of an instance: as many as decode, or as many as wait for a store."""
     settings = config.get()
-    return max(settings.io_threads, settings.decode_threads) if file.source.remote else settings.decode_threads
+    if not reader.source.remote:
+        return settings.decode_threads
+    waiting = settings.http_connections if reader.source.lists else settings.io_threads
+    return max(waiting, settings.decode_threads)

@@ -6,8 +6,9 @@ the other in a file: one read each. Every frame is in one unit, with all the pla
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,27 @@ from microtome.dicom.pyramid import Level, Plane
 from microtome.dicom.tiling import ABSENT, FullTiling, SparseTiling
 from microtome.lazy.axis import Axis, Hit, Run, hits_at, tile_hits
 
-__all__ = ["Job", "Plan", "PointJob", "Unit", "plan_points", "plan_regions"]
+T = TypeVar("T")
+
+__all__ = ["Grouping", "Job", "Plan", "PointJob", "Unit", "plan_points", "plan_regions"]
 
 LOCAL_RUN = 8
 """Frames in one read of a local file: enough to save calls, few enough to share work between threads."""
 REMOTE_RUN = 64
 """Frames in one read of a remote file."""
+LIST_LEAST = 32
+"""Frames in one request, where there are so many: more requests side by side would cost more than they save."""
+
+
+class Grouping(NamedTuple):
+    """How frames make units."""
+
+    run: int
+    """The most frames of a unit."""
+    lists: bool = False
+    """Whether a unit may hold any frames of a file, rather than neighbours: requests to a server do."""
+    abreast: int = 1
+    """Lists that are worth having at a time."""
 
 
 class Job(NamedTuple):
@@ -43,7 +59,7 @@ class PointJob(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Frames of one file, one behind the other."""
+    """Frames of one file that are read at once: one behind the other, or a list in ascending order."""
 
     matrix: int
     part: int
@@ -75,20 +91,21 @@ class _Collector:
     ----------
     level
         Where the frames are.
-    run
-        The most frames of a unit.
+    grouping
+        How frames make units.
     repeated
         Whether frames come several times, in any order: then they are gathered first, and sorted.
     """
 
-    def __init__(self, level: Level, run: int, repeated: bool) -> None:
+    def __init__(self, level: Level, grouping: Grouping, repeated: bool) -> None:
         self.level = level
-        self.run = run
+        self.run, self.lists, self.abreast = grouping
         self.lost: list[tuple[int, int, Any]] = []
         self.complete = True
         self.units: list[Unit] = []
         self.last = (-1, -1, -1)
         self.gathered: dict[tuple[int, int], list[Any]] | None = {} if repeated else None
+        self.listed: dict[tuple[int, int], list[tuple[int, list[Any]]]] = {}
 
     def add(self, matrix: int, frame: int, job: Any) -> None:
         if self.gathered is None:
@@ -104,6 +121,9 @@ class _Collector:
             self.complete = False
             return
         part, local = place
+        if self.lists:
+            self.listed.setdefault((matrix, part), []).append((local, jobs))
+            return
         if self.last == (matrix, part, local - 1) and len(self.units[-1].frames) < self.run:
             self.units[-1].frames.append(local)
             self.units[-1].jobs.append(jobs)
@@ -116,6 +136,7 @@ class _Collector:
         count = len(frames)
         if (
             self.gathered is not None
+            or self.lists
             or not isinstance(frames, range)
             or frames.step != 1
             or count != len(x_hits)
@@ -140,7 +161,19 @@ class _Collector:
     def plan(self) -> Plan:
         for (matrix, frame), jobs in sorted(self.gathered.items()) if self.gathered else ():
             self.append(matrix, frame, jobs)
+        for (matrix, part), found in self.listed.items():
+            self.units += [
+                Unit(matrix, part, [frame for frame, _ in piece], [jobs for _, jobs in piece])
+                for piece in _evenly(sorted(found, key=lambda pair: pair[0]), self.run, self.abreast)
+            ]
         return Plan(self.units, self.lost, self.complete, self.level.overlapping)
+
+
+def _evenly(items: list[T], most: int, abreast: int) -> list[list[T]]:
+    """Cut a list into pieces of one size, as many as may be fetched at a time unless they would become small."""
+    count = max(-(-len(items) // most), min(abreast, len(items) // LIST_LEAST), 1)
+    cuts = [len(items) * i // count for i in range(count + 1)]
+    return [items[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _locate(matrix: Matrix, frame: int) -> tuple[int, int] | None:
@@ -150,7 +183,10 @@ def _locate(matrix: Matrix, frame: int) -> tuple[int, int] | None:
 
 
 def plan_regions(
-    level: Level, planes: Sequence[tuple[tuple[int, ...], Plane | None]], regions: Sequence[tuple[Axis, Axis]], run: int
+    level: Level,
+    planes: Sequence[tuple[tuple[int, ...], Plane | None]],
+    regions: Sequence[tuple[Axis, Axis]],
+    grouping: Grouping,
 ) -> Plan:
     """Plan the reading of one or several regions.
 
@@ -163,11 +199,11 @@ def plan_regions(
     regions
         Rows and columns of each region. With several, a region's number leads the slot of its jobs, and a frame that
         several regions share is read once.
-    run
-        The most frames of a unit.
+    grouping
+        How frames make units.
     """
     batch = len(regions) > 1
-    collect = _Collector(level, run, repeated=batch)
+    collect = _Collector(level, grouping, repeated=batch)
     for number, (ys, xs) in enumerate(regions):
         for slot, plane in planes:
             where = (number, *slot) if batch else slot
@@ -224,7 +260,7 @@ def plan_points(
     path: npt.NDArray[np.int64],
     y: npt.NDArray[np.int64],
     x: npt.NDArray[np.int64],
-    run: int,
+    grouping: Grouping,
 ) -> Plan:
     """Plan the reading of scattered points: the frames under them, each once.
 
@@ -236,10 +272,10 @@ def plan_points(
         By (z, path) index.
     z, path, y, x
         One element a point.
-    run
-        The most frames of a unit.
+    grouping
+        How frames make units.
     """
-    collect = _Collector(level, run, repeated=True)
+    collect = _Collector(level, grouping, repeated=True)
     slots = np.unique(np.stack([z, path]), axis=1) if len(z) else np.empty((2, 0), np.int64)
     for k, p in slots.T.tolist():
         chosen = np.flatnonzero((z == k) & (path == p))

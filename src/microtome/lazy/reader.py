@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from microtome import config
 from microtome.dicom.absent import absent_value
 from microtome.dicom.pyramid import Level, Plane
 from microtome.dicom.tiling import ABSENT
@@ -16,13 +17,15 @@ from microtome.errors import MissingFrameError, OptionError
 from microtome.lazy import pool
 from microtome.lazy.axis import Axis, Run, numbers
 from microtome.lazy.canvas import Canvas, PointCanvas, RegionCanvas
-from microtome.lazy.frames import FrameFile, threads_for
-from microtome.lazy.plan import LOCAL_RUN, REMOTE_RUN, Plan, Unit, plan_points, plan_regions
+from microtome.lazy.frames import InstanceReader, threads_for
+from microtome.lazy.plan import LOCAL_RUN, REMOTE_RUN, Grouping, Plan, Unit, plan_points, plan_regions
 
 __all__ = ["LevelReader", "Missing"]
 
 Pixels = npt.NDArray[Any]
 Missing = Literal["raise", "fill"]
+LARGEST_LIST = 64 << 20
+"""Bytes that the frames of one request may take, decoded."""
 Planes = Sequence[tuple[tuple[int, ...], Plane | None]]
 
 
@@ -43,7 +46,7 @@ class LevelReader:
         fmt = level.head.format
         self.level = level
         self.missing = missing
-        self.files = [[FrameFile(part.instance) for part in matrix.parts] for matrix in level.matrices]
+        self.files = [[InstanceReader(part.instance) for part in matrix.parts] for matrix in level.matrices]
         self.dtype = fmt.dtype
         self.channels = fmt.channels
         self.colour = fmt.channels == 3
@@ -52,7 +55,7 @@ class LevelReader:
         self._fill_option = fill
         if fill is not None:
             _ = self.fill  # a value that no pixel has is refused now, not when the first tile is found missing
-        self._run = REMOTE_RUN if self.files[0][0].source.remote else LOCAL_RUN
+        self._grouping = _grouping(self.files[0][0])
 
     @cached_property
     def fill(self) -> Pixels:
@@ -86,7 +89,7 @@ class LevelReader:
 
     def plan(self, planes: Planes, regions: Sequence[tuple[Axis, Axis]]) -> Plan:
         """Plan the reading of regions of some planes; see `plan_regions`."""
-        return plan_regions(self.level, planes, regions, self._run)
+        return plan_regions(self.level, planes, regions, self._grouping)
 
     def read(
         self,
@@ -102,7 +105,7 @@ class LevelReader:
         FrameError
             A frame is missing (and ``missing`` is not fill), damaged, or of an unknown kind.
         """
-        plan = plan_regions(self.level, planes, regions, self._run)
+        plan = plan_regions(self.level, planes, regions, self._grouping)
         if not plan.complete:
             view[...] = self.fill if channels is None else self.fill[channels]
         self._execute(plan, RegionCanvas(view, channels))
@@ -116,7 +119,7 @@ class LevelReader:
     ) -> Pixels:
         """Return the pixels at scattered points, (points, channels)."""
         out = np.empty((len(y), self.channels), self.dtype)
-        plan = plan_points(self.level, self.level.planes, z, path, y, x, self._run)
+        plan = plan_points(self.level, self.level.planes, z, path, y, x, self._grouping)
         if not plan.complete:
             out[...] = self.fill
         self._execute(plan, PointCanvas(out))
@@ -155,3 +158,24 @@ class LevelReader:
             f"{head.uri}: {which} of {self.level.name} is lost: a part of its concatenation or the end of a file is "
             "missing. Find the missing file, or open the slide with missing='fill'"
         )
+
+    def prefetch(self, plan: Plan) -> int:
+        """Fetch the frames of a plan into the frame cache, where that is of use; return how many."""
+        fetched = [0]  # appending is safe between threads, adding is not
+
+        def work(unit: Unit) -> None:
+            fetched.append(self.files[unit.matrix][unit.part].source.prefetch(unit.frames))
+
+        pool.run(work, plan.units, threads_for(self.files[0][0]))
+        return sum(fetched)
+
+
+def _grouping(reader: InstanceReader) -> Grouping:
+    """Return how frames of an instance are grouped: by where it is, and so that memory for a unit is bounded."""
+    if not reader.source.remote:
+        return Grouping(LOCAL_RUN)
+    if not reader.source.lists:
+        return Grouping(REMOTE_RUN)
+    settings = config.get()
+    most = max(1, LARGEST_LIST // max(1, reader.instance.format.native_bits // 8))
+    return Grouping(min(settings.frames_per_request, most), True, settings.http_connections)

@@ -10,11 +10,11 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microtome import config
 from microtome.dicom.geometry import Alignment, Geometry, place
@@ -25,7 +25,6 @@ from microtome.dicom.part10 import DEFLATED
 from microtome.dicom.pyramid import Slide, build_slide, find_candidates, select
 from microtome.errors import (
     IncompleteSlideWarning,
-    MicrotomeError,
     NotASlideError,
     OpenError,
     OptionError,
@@ -35,8 +34,16 @@ from microtome.errors import (
 from microtome.lazy.names import PackedNames, pack
 from microtome.lazy.reader import LevelReader, Missing
 from microtome.storage import FileEntry, Target, display_uri, list_files
+from microtome.storage.credentials import Credentials
+from microtome.storage.credentials import resolve as resolve_credentials
+from microtome.storage.dicomweb.address import is_dicomweb, parse_address
+from microtome.storage.dicomweb.service import service
 from microtome.storage.listing import normalize
 from microtome.storage.uri import holds_secret, url_holds_secret
+
+if TYPE_CHECKING:
+    from microtome.dicom.web_instances import Metadata
+    from microtome.storage.dicomweb.frames import ReadAhead
 
 __all__ = ["OpenSlide", "Recipe", "SlideRef", "open_recipe"]
 
@@ -55,8 +62,10 @@ class Recipe:
         Files, folders, globs or URLs, in full.
     storage_options
         For fsspec.
-    series, frame_order, missing, fill, alignment, prefer
+    series, frame_order, missing, fill, alignment, prefer, rendered, credentials, read_ahead
         See `microtome.open_slide`.
+    metadata
+        As well; it does not travel: a worker asks the server.
     """
 
     names: Sequence[str] = field(repr=False)
@@ -67,6 +76,10 @@ class Recipe:
     fill: float | tuple[float, ...] | None = None
     alignment: Alignment = "spacing"
     prefer: tuple[str, ...] = ()
+    rendered: bool = False
+    credentials: Credentials | None = None
+    read_ahead: ReadAhead = "none"
+    metadata: Metadata | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def make(
@@ -76,6 +89,7 @@ class Recipe:
         *,
         fill: float | Sequence[float] | None = None,
         prefer: str | Sequence[str] = (),
+        credentials: Any = None,
         **options: Any,
     ) -> Recipe:
         """Check what the user gave and bring it into one form.
@@ -89,6 +103,8 @@ class Recipe:
             "frame_order": (None, "row", "column"),
             "missing": ("raise", "fill"),
             "alignment": ("spacing", "extent"),
+            "rendered": (False, True),
+            "read_ahead": ("none", "requests", "latency"),
         }
         for name, values in allowed.items():
             if name in options and options[name] not in values:
@@ -99,7 +115,37 @@ class Recipe:
             except (TypeError, ValueError):
                 raise OptionError(f"fill={fill!r}: it is a number, or one for each channel") from None
         preferred = (prefer,) if isinstance(prefer, str) else tuple(prefer)
-        return cls(normalize(target), dict(storage_options or {}), fill=fill, prefer=preferred, **options)
+        stores = dict(storage_options or {})
+        credentials = stores.pop("credentials", None) if credentials is None else credentials
+        recipe = cls(
+            normalize(target), stores, fill=fill, prefer=preferred,
+            credentials=None if credentials is None else resolve_credentials(credentials), **options,
+        )  # fmt: skip
+        recipe._check_web()
+        return recipe
+
+    @property
+    def web(self) -> bool:
+        """Whether the slide is on a DICOMweb server."""
+        return is_dicomweb(self.names[0])
+
+    def _check_web(self) -> None:
+        """Refuse options that have no meaning for where the slide is."""
+        if self.web:
+            unknown = self.storage_options.keys() - {"allow_hosts"}
+            if unknown:
+                raise OptionError(
+                    f"storage_options {', '.join(map(repr, sorted(unknown)))} have no meaning for a DICOMweb server: "
+                    "there is 'allow_hosts'; credentials are passed as credentials="
+                )
+            return
+        given = {"credentials": None, "metadata": None, "read_ahead": "none", "rendered": False}
+        for name, default in given.items():
+            if getattr(self, name) != default:
+                raise OptionError(
+                    f"{self.where}: {name}= is for slides on a DICOMweb server; how other stores are reached is "
+                    "said by storage_options="
+                )
 
     @property
     def where(self) -> str:
@@ -110,7 +156,8 @@ class Recipe:
     @property
     def options(self) -> tuple[Any, ...]:
         """What changes pixels or coordinates: not how to reach the store."""
-        return (self.series, self.frame_order, self.missing, self.fill, self.alignment, self.prefer)
+        shown = (self.series, self.frame_order, self.missing, self.fill, self.alignment, self.prefer)
+        return (*shown, "rendered") if self.rendered else shown
 
     def _secret_in_names(self) -> bool:
         # Names that have been packed have been looked at; to go through them would list folders.
@@ -122,7 +169,10 @@ class Recipe:
                 f"{self.where}: the URL or storage_options hold a secret, which does not leave this process; let "
                 "workers find their own credentials (an environment variable, a file, the platform's default)"
             )
-        return Recipe, (pack(self.names), dict(self.storage_options), *self.options)
+        options = (self.series, self.frame_order, self.missing, self.fill, self.alignment, self.prefer)
+        return Recipe, (
+            pack(self.names), dict(self.storage_options), *options, self.rendered, self.credentials, self.read_ahead,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,8 +216,14 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
     OpenError
         It cannot be opened; the class says why.
     """
-    entries = list_files(recipe.names, recipe.storage_options)
-    instances, ignored = _read_headers(entries, alone=len(entries) == 1)
+    if recipe.web:
+        found: Iterable[tuple[str, Instance | OpenError]] = _ask_server(recipe)
+        identities = None
+    else:
+        entries = list_files(recipe.names, recipe.storage_options)
+        found = _read_headers(entries)
+        identities = {display_uri(e.uri): (e.uri, e.size, e.identity) for e in entries}
+    instances, ignored = _sort_out(list(found))
     candidates = find_candidates(instances)
     taken = {i.uri for c in candidates for i in c.members}
     ignored += [(i.uri, f"an image of type {i.flavor}") for i in instances if i.uri not in taken]
@@ -177,13 +233,19 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
     members = {i.uri for i in chosen.members}
     ignored += [(uri, "belongs to another slide") for uri in sorted(taken - members)]
     slide = build_slide(chosen, frame_order=recipe.frame_order, prefer=recipe.prefer, ignored=tuple(ignored))
-    if any(i.outline.transfer_syntax == DEFLATED for i in chosen.members):
+    if not recipe.web and any(i.format.transfer_syntax == DEFLATED for i in chosen.members):
         warnings.warn(
             f"{recipe.where}: holds deflated data sets, which have no random access: they are held in memory",
             SlowAccessWarning,
             stacklevel=3,
         )
-    ref = SlideRef(recipe, _fingerprint(recipe, [e for e in entries if display_uri(e.uri) in members]))
+    if identities is None:  # instances on a server never change under their UIDs; what is stated of their frames may
+        marks: list[tuple[Any, ...]] = [
+            (i.uri, i.sop_instance_uid, i.frames, i.rows, i.columns) for i in chosen.members
+        ]
+    else:
+        marks = [mark for uri, mark in identities.items() if uri in members]
+    ref = SlideRef(recipe, _fingerprint(recipe, sorted(marks)))
     opened = OpenSlide(ref, slide, place(slide, recipe.alignment))
     for node in slide.images:
         opened.reader(node)
@@ -223,34 +285,47 @@ def forget_open_slides() -> None:
     _open.clear()
 
 
-def _read_headers(entries: list[FileEntry], alone: bool) -> tuple[list[Instance], list[tuple[str, str]]]:
+def _ask_server(recipe: Recipe) -> Iterator[tuple[str, Instance | OpenError]]:
+    from microtome.dicom.web_frames import WebOptions
+    from microtome.dicom.web_instances import read_web_instances
+
+    options = WebOptions(recipe.read_ahead, recipe.rendered)
+    credentials = recipe.credentials or resolve_credentials(None)
+    for name in recipe.names:
+        address = parse_address(name)
+        server = service(address.root, credentials, recipe.storage_options.get("allow_hosts", ()))
+        yield from read_web_instances(server, address, series=recipe.series, metadata=recipe.metadata, options=options)
+
+
+def _read_headers(entries: list[FileEntry]) -> list[tuple[str, Instance | OpenError]]:
+    def read(entry: FileEntry) -> tuple[str, Instance | OpenError]:
+        try:
+            return display_uri(entry.uri), read_instance(entry.source())
+        except OpenError as e:
+            return display_uri(entry.uri), e
+
+    if len(entries) > 1 and entries[0].source().remote:
+        with ThreadPoolExecutor(config.get().io_threads) as executor:
+            return list(executor.map(read, entries))
+    return [read(entry) for entry in entries]
+
+
+def _sort_out(found: list[tuple[str, Instance | OpenError]]) -> tuple[list[Instance], list[tuple[str, str]]]:
+    """Return the instances, and (URI, reason) of what is none; the error of what is alone is raised."""
     instances: list[Instance] = []
     ignored: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
-
-    def read(entry: FileEntry) -> Instance | MicrotomeError:
-        try:
-            return read_instance(entry.source())
-        except OpenError as e:
-            return e
-
-    remote = len(entries) > 1 and entries[0].source().remote
-    if remote:
-        with ThreadPoolExecutor(config.get().io_threads) as executor:
-            results = list(executor.map(read, entries))
-    else:
-        results = [read(entry) for entry in entries]
-    for entry, result in zip(entries, results, strict=True):
+    for uri, result in found:
         if isinstance(result, Instance):
-            twin = seen.setdefault(result.sop_instance_uid or entry.uri, result.uri)
+            twin = seen.setdefault(result.sop_instance_uid or uri, result.uri)
             if twin is not result.uri:
                 ignored.append((result.uri, f"a copy of {twin}"))
             else:
                 instances.append(result)
             continue
-        if alone:
+        if len(found) == 1:
             raise result
-        ignored.append((display_uri(entry.uri), str(result).removeprefix(f"{display_uri(entry.uri)}: ")))
+        ignored.append((uri, str(result).removeprefix(f"{uri}: ")))
         if not isinstance(result, NotASlideError):
             warnings.warn(f"left out: {result}", IncompleteSlideWarning, stacklevel=4)
     return instances, ignored
@@ -261,6 +336,5 @@ def _nothing(recipe: Recipe, ignored: list[tuple[str, str]]) -> str:
     return f"{recipe.where}: no whole-slide image is here{first}"
 
 
-def _fingerprint(recipe: Recipe, entries: list[FileEntry]) -> str:
-    files = [(e.uri, e.size, e.identity) for e in entries]
-    return blake2b(repr((VERSION, recipe.options, files)).encode(), digest_size=12).hexdigest()
+def _fingerprint(recipe: Recipe, marks: Sequence[tuple[Any, ...]]) -> str:
+    return blake2b(repr((VERSION, recipe.options, list(marks))).encode(), digest_size=12).hexdigest()

@@ -249,6 +249,16 @@ class SlideAccessor:
 
         return metadata(self._tree)
 
+    def to_json(self) -> str:
+        """Return the DICOM headers of all instances as DICOM JSON (PS3.18 F), identifying attributes included.
+
+        ``mt.open_slide(url, metadata=...)`` opens the slide from it without asking the server. Per-frame groups are cut
+        down to the positions of frames.
+        """
+        from microtome.ops.metadata import to_json
+
+        return to_json(self._tree)
+
     @property
     def ignored(self) -> list[tuple[str, str]]:
         """(file, reason) of what was found beside the slide and is no part of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from microtome.lazy.recipe import OpenSlide
 
-__all__ = ["icc_profile", "ignored", "metadata"]
+__all__ = ["icc_profile", "ignored", "metadata", "to_json"]
 
 
 def _opened(tree: xr.DataTree) -> OpenSlide:
@@ -30,10 +31,14 @@ def _opened(tree: xr.DataTree) -> OpenSlide:
 
 def metadata(tree: xr.DataTree) -> dict[str, list[Dataset]]:
     """Return the headers by node, one data set an instance."""
-    from microtome.dicom.header import parse_dataset
-
     images = _opened(tree).slide.images
-    return {node: [parse_dataset(i.outline) for i in level.instances] for node, level in images.items()}
+    return {node: [i.record.dataset() for i in level.instances] for node, level in images.items()}
+
+
+def to_json(tree: xr.DataTree) -> str:
+    """Return the headers of all instances as DICOM JSON."""
+    images = _opened(tree).slide.images
+    return json.dumps([i.record.json() for level in images.values() for i in level.instances])
 
 
 def ignored(tree: xr.DataTree) -> list[tuple[str, str]]:
@@ -43,12 +48,10 @@ def ignored(tree: xr.DataTree) -> list[tuple[str, str]]:
 
 def icc_profile(tree: xr.DataTree, node: str, path: int) -> bytes | None:
     """Return the ICC profile of an optical path, else the instance's, else None."""
-    from microtome.dicom.header import parse_dataset
-
     images = _opened(tree).slide.images
     if node not in images:
         raise OptionError(f"node {node!r}: the slide has {', '.join(images)}")
-    ds = parse_dataset(images[node].head.outline)
+    ds = images[node].head.record.dataset(["ICCProfile"])
     paths = ds.get("OpticalPathSequence") or []
     for holder in ([paths[path]] if path < len(paths) else []) + [ds]:
         profile = holder.get("ICCProfile")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from microtome.errors import MissingDependencyError, OptionError, SlideNotFoundError
+from microtome.storage.dicomweb.address import is_dicomweb
 from microtome.storage.source import FsspecSource, LocalSource, Source
 from microtome.storage.uri import display_uri, is_remote, local_path
 
@@ -58,7 +59,8 @@ def normalize(target: Target) -> tuple[str, ...]:
         text = os.fspath(name)
         if not isinstance(text, str) or not text:
             raise OptionError(f"a path or URL is needed, not {name!r}")
-        result.append(text if is_remote(text) else os.path.abspath(os.path.expanduser(local_path(text))))
+        elsewhere = is_remote(text) or is_dicomweb(text)
+        result.append(text if elsewhere else os.path.abspath(os.path.expanduser(local_path(text))))
     if not result:
         raise SlideNotFoundError("no files were named: the list is empty")
     return tuple(result)

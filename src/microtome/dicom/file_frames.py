@@ -1,0 +1,150 @@
+"""Instances in files: their metadata, and the encoded frames that the frame index finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from microtome.dicom.dataset import lenient, parse_dataset
+from microtome.dicom.frame_index import FrameIndex, NativeIndex, StaleOffsetError, build_index, cut_short
+from microtome.dicom.functional_groups import FramePositions, parse_positions
+from microtome.dicom.instance import Instance, Read
+from microtome.dicom.json_positions import positions_to_json
+from microtome.dicom.part10 import PER_FRAME_GROUPS, Outline
+from microtome.errors import MissingFrameError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+__all__ = ["FileFrames", "FileRecord"]
+
+
+class FileRecord:
+    """An instance that is a file."""
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self.uri = outline.source.uri
+
+    def dataset(self, bulk: Collection[str] = ()) -> Dataset:
+        """Return the metadata of the file; large values stand among the others."""
+        return parse_dataset(self.outline)
+
+    def positions(self, frames: int) -> FramePositions | None:
+        """Return where each frame lies; None where the file does not say."""
+        located = self.outline.located.get(PER_FRAME_GROUPS)
+        if located is None:
+            return None
+        data = self.outline.source.read(located.offset, located.length)
+        positions = parse_positions(data, self.outline.encoding, frames, self.uri)
+        return positions if positions.telling else None
+
+    def json(self) -> dict[str, Any]:
+        """Return the metadata of the file as DICOM JSON."""
+        ds = self.dataset()
+        with lenient():
+            attributes: dict[str, Any] = ds.to_json_dict(suppress_invalid_tags=True)
+        frames = int(ds.get("NumberOfFrames") or 1)
+        return with_positions(attributes, self.outline.transfer_syntax, self.positions(frames))
+
+    def frames(self, instance: Instance) -> FileFrames:
+        """Return what reads the frames of the file."""
+        return FileFrames(instance, self.outline)
+
+
+def with_positions(
+    attributes: dict[str, Any], transfer_syntax: str, positions: FramePositions | None
+) -> dict[str, Any]:
+    """Return DICOM JSON with the transfer syntax, as servers state it, and with the positions of frames."""
+    result = dict(attributes)
+    if transfer_syntax:
+        result["00083002"] = {"vr": "UI", "Value": [transfer_syntax]}
+    if positions is not None:
+        result["52009230"] = {"vr": "SQ", "Value": list(positions_to_json(positions))}
+    return dict(sorted(result.items()))
+
+
+class FileFrames:
+    """The frames of a file, found by its frame index, which is made when first needed."""
+
+    lists = False
+
+    def __init__(self, instance: Instance, outline: Outline) -> None:
+        self.uri = outline.source.uri
+        self.remote = outline.source.remote
+        self._instance = instance
+        self._outline = outline
+        self._source = outline.source
+        self._index: FrameIndex | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def index(self) -> FrameIndex:
+        """Where the frames are."""
+        if self._index is None:
+            with self._lock:
+                if self._index is None:
+                    self._index = build_index(self._instance, self._outline)
+        return self._index
+
+    def _next_rung(self, bad: FrameIndex) -> None:
+        """Replace an index that has turned out to lie by one from further down the ladder."""
+        with self._lock:
+            if self._index is bad:
+                self._index = build_index(self._instance, self._outline, below=bad.rung)
+
+    def payloads(self, frames: list[int]) -> tuple[list[bytes | memoryview | None], None]:
+        """Return the codestream of each frame; None for one that the file ends before."""
+        while True:
+            index = self.index
+            try:
+                return self._read(index, frames), None
+            except StaleOffsetError:
+                self._next_rung(index)
+
+    def _read(self, index: FrameIndex, frames: list[int]) -> list[bytes | memoryview | None]:
+        try:
+            spans = index.spans_of(frames)
+        except MissingFrameError:
+            return [self._read_one(index, frame) for frame in frames]
+        together = _joined(spans)
+        if together is not None:
+            low, size = together
+            data = memoryview(self._source.read(low, size))
+            if len(data) == size:
+                return [index.payload(data[start - low : start - low + n]) for start, n in spans]
+        return [self._read_one(index, frame) for frame in frames]
+
+    def _read_one(self, index: FrameIndex, frame: int) -> memoryview | None:
+        try:
+            offset, length = index.span(frame)
+        except MissingFrameError:
+            return None
+        data = memoryview(self._source.read(offset, length))
+        if len(data) < length:
+            # Either the file is cut, or the table lies.
+            if isinstance(index, NativeIndex) or index.rung == "item headers" or cut_short(index, self._source):
+                return None
+            raise StaleOffsetError
+        return index.payload(data)
+
+    def bit_offset(self, frame: int) -> int:
+        """Return the bit at which a frame begins, where samples of one bit follow each other without gaps."""
+        return self.index.bit_offset(frame)
+
+    def reads(self, frames: list[int]) -> list[Read]:
+        """Return the reads that frames of a unit take."""
+        spans = self.index.spans_of(frames)
+        together = _joined(spans)
+        return [Read(self.uri, offset, length) for offset, length in ([together] if together else spans)]
+
+    def prefetch(self, frames: list[int]) -> int:
+        """Do nothing: the operating system keeps what was read of files."""
+        return 0
+
+
+def _joined(spans: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return (offset, length) of the one read that spans take; None where a table has put neighbours apart."""
+    low, high = spans[0][0], spans[-1][0] + spans[-1][1]
+    return (low, high - low) if high - low == sum(n for _, n in spans) else None

@@ -1,0 +1,199 @@
+"""The frame cache: encoded frames from servers, once for the process. `microtome.cache` shows it and clears it.
+
+One cache serves all slides. It is bounded in bytes (``config.get().frame_cache_bytes``) and forgets what was used least
+recently; only whole frames enter it. A frame that is on its way is not fetched again: who asks for it waits.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from microtome import config
+
+__all__ = ["EncodedFrame", "Statistics", "clear", "reset_statistics", "statistics"]
+
+_OVERHEAD = 200
+"""Bytes that a frame takes beside its own."""
+
+
+class EncodedFrame(NamedTuple):
+    """A frame as a server sent it."""
+
+    data: bytes
+    transfer_syntax: str
+    """Empty where the server does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the frame cache has done since the process began, or since the statistics were reset.
+
+    Parameters
+    ----------
+    hits
+        Frames that were here when asked for, or on their way.
+    misses
+        Frames that had to be fetched.
+    requests
+        Requests for frames sent to servers.
+    received
+        Bytes of frames that came.
+    seconds
+        Time that requests for frames took, added up over those that ran side by side.
+    frames, bytes
+        What the cache holds now.
+    evicted
+        Frames that had to make room.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    requests: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    evicted: int = 0
+    frames: int = 0
+    bytes: int = 0
+
+
+Flight = Future[EncodedFrame | None]
+
+
+class FrameCache:
+    """A least-recently-used cache of encoded frames, and the frames on their way to it. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._frames: OrderedDict[Hashable, EncodedFrame] = OrderedDict()
+        self._flights: dict[Hashable, Flight] = {}
+        self._bytes = 0
+        self._counts = Statistics()
+
+    def claim(
+        self, keys: Iterable[Hashable], ahead: bool = False
+    ) -> tuple[dict[Hashable, EncodedFrame], dict[Hashable, Flight], dict[Hashable, Flight]]:
+        """Sort frames into those that are here, those that the caller must fetch, and those on their way.
+
+        What must be fetched is the caller's until it calls `deliver` or `give_up`: others wait for it. Frames that
+        nobody asked for yet (``ahead``) are no misses.
+        """
+        here: dict[Hashable, EncodedFrame] = {}
+        mine: dict[Hashable, Flight] = {}
+        coming: dict[Hashable, Flight] = {}
+        with self._lock:
+            for key in keys:
+                frame = self._frames.get(key)
+                if frame is not None:
+                    self._frames.move_to_end(key)
+                    here[key] = frame
+                elif key in self._flights:
+                    coming[key] = self._flights[key]
+                else:
+                    self._flights[key] = mine[key] = Future()
+            if not ahead:
+                self._count(hits=len(here) + len(coming), misses=len(mine))
+        return here, mine, coming
+
+    def holds(self, keys: Iterable[Hashable]) -> set[Hashable]:
+        """Return those keys whose frames are here or on their way; no statistics are kept of it."""
+        with self._lock:
+            return {key for key in keys if key in self._frames or key in self._flights}
+
+    def deliver(self, frames: Mapping[Hashable, EncodedFrame], flights: Mapping[Hashable, Flight]) -> None:
+        """Store frames that were fetched, and hand them to those who wait for the flights that were claimed."""
+        limit = config.get().frame_cache_bytes
+        evicted = 0
+        with self._lock:
+            for key, frame in frames.items():
+                if self._flights.get(key) is flights[key]:
+                    del self._flights[key]
+                size = len(frame.data) + _OVERHEAD
+                if size > limit:
+                    continue
+                old = self._frames.pop(key, None)
+                self._bytes += size - (len(old.data) + _OVERHEAD if old else 0)
+                self._frames[key] = frame
+            while self._bytes > limit:
+                _, frame = self._frames.popitem(last=False)
+                self._bytes -= len(frame.data) + _OVERHEAD
+                evicted += 1
+            self._count(received=sum(len(f.data) for f in frames.values()), evicted=evicted)
+        for key, frame in frames.items():
+            flights[key].set_result(frame)
+
+    def give_up(self, flights: Mapping[Hashable, Flight]) -> None:
+        """Tell those who wait that frames that were claimed do not come this way; they then fetch them themselves."""
+        with self._lock:
+            for key, flight in flights.items():
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+        for flight in flights.values():
+            if not flight.done():
+                flight.set_result(None)
+
+    def record(self, seconds: float) -> None:
+        """Count a request for frames."""
+        with self._lock:
+            self._count(requests=1, seconds=seconds)
+
+    def _count(self, **more: float) -> None:
+        counts = self._counts
+        self._counts = replace(counts, **{name: getattr(counts, name) + n for name, n in more.items()})
+
+    def statistics(self, *, reset: bool = False) -> Statistics:
+        """Return the statistics, and begin them anew."""
+        with self._lock:
+            counts = replace(self._counts, frames=len(self._frames), bytes=self._bytes)
+            if reset:
+                self._counts = Statistics()
+        return counts
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        with self._lock:
+            self._frames.clear()
+            self._bytes = 0
+
+
+_cache = FrameCache()
+
+
+def _forget() -> None:
+    # The lock may have been held by a thread that did not survive the fork, and flights belong to such threads.
+    global _cache
+    _cache = FrameCache()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def frame_cache() -> FrameCache:
+    """Return the cache of this process."""
+    return _cache
+
+
+def statistics() -> Statistics:
+    """Return what the frame cache has done since the process began or `reset_statistics` was called.
+
+    >>> import microtome as mt
+    >>> mt.cache.statistics().hits >= 0
+    True
+    """
+    return _cache.statistics()
+
+
+def reset_statistics() -> Statistics:
+    """Return the statistics, and begin them anew; frames stay."""
+    return _cache.statistics(reset=True)
+
+
+def clear() -> None:
+    """Forget all encoded frames; statistics stay."""
+    _cache.clear()

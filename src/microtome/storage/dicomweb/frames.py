@@ -1,0 +1,378 @@
+"""Frames of an instance from a server: several in a request, through the frame cache (PS3.18 10.4.1.1.6).
+
+What a server cannot do is found out once and then left: lists of frames, ``transfer-syntax=*``, the stored transfer
+syntax. Whatever it does, a frame is the one that was asked for and whole, or an error names it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from microtome import config
+from microtome.errors import NotOnServerError, ProtocolError, RequestError, TranscodedWarning
+from microtome.storage import cache as cache_
+from microtome.storage.cache import EncodedFrame, Flight
+from microtome.storage.dicomweb.multipart import media_type, split_parts
+from microtome.storage.dicomweb.service import Service
+from microtome.storage.dicomweb.session import Answer, CutShortError
+
+__all__ = ["InstanceFrames", "ReadAhead"]
+
+ReadAhead = Literal["none", "requests", "latency"]
+
+_ROOT = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = f"{_ROOT}.1"
+_NATIVE = frozenset({_ROOT, EXPLICIT_LITTLE, f"{_ROOT}.2", f"{_ROOT}.1.98", f"{_ROOT}.1.99", f"{_ROOT}.8.1"})
+# PS3.18 8.7.3: the media type of each transfer syntax.
+_MEDIA_TYPES = {
+    f"{_ROOT}.4.{number}": name
+    for name, numbers in (
+        ("image/jpeg", (50, 51, 57, 70)),
+        ("image/jls", (80, 81)),
+        ("image/jp2", (90, 91)),
+        ("image/jpx", (92, 93)),
+        ("image/jphc", (201, 202, 203)),
+        ("image/jxl", (110, 111, 112)),
+    )
+    for number in numbers
+} | {f"{_ROOT}.5": "image/dicom-rle"}
+_REFUSED = (400, 406, 415, 501)
+_LIST_REFUSED = (*_REFUSED, 404, 405, 410, 413, 414)
+_LOCATION = re.compile(r"/frames/([0-9]{1,9})/?$")
+_ERROR_PAGES = ("text/", "application/json", "application/dicom+json", "application/problem+json", "application/xml")
+CUT_TRIES = 3
+"""How often a frame is fetched that arrives incomplete inside an answer that is not."""
+
+
+class InstanceFrames:
+    """The frames of one instance.
+
+    Parameters
+    ----------
+    service
+        Where it is.
+    path
+        Of the instance.
+    transfer_syntax
+        As metadata state it; empty where they do not.
+    frames
+        How many there are.
+    across
+        Frames in a row of tiles, where frames follow rows of tiles; else 0.
+    cut
+        Tells whether the bytes of a frame are only a part of it.
+    decodes
+        Tells whether frames of a transfer syntax can be decoded here; others are asked for transcoded.
+    read_ahead
+        See `microtome.open_slide`.
+    rendered
+        Ask for pictures made for display in place of stored frames.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        path: str,
+        *,
+        transfer_syntax: str,
+        frames: int,
+        across: int = 0,
+        cut: Callable[[EncodedFrame], bool] = lambda frame: False,
+        decodes: Callable[[str], bool] = lambda syntax: True,
+        read_ahead: ReadAhead = "none",
+        rendered: bool = False,
+    ) -> None:
+        self.service = service
+        self.path = path
+        self.frames = frames
+        self._syntax = transfer_syntax
+        self._across = across
+        self._cut = cut
+        self._decodes = decodes
+        self._read_ahead = read_ahead
+        self._rendered = rendered
+        self._transcoded = bool(transfer_syntax) and not decodes(transfer_syntax)
+
+    @property
+    def url(self) -> str:
+        """The URL of the instance."""
+        return self.service.url(self.path)
+
+    def _key(self, number: int) -> Hashable:
+        return (self.service.key, self.path, self._rendered, number)
+
+    @property
+    def frames_per_request(self) -> int:
+        """The most frames of one request, as far as is known."""
+        single = self.service.capabilities.lists is False or self._rendered
+        return 1 if single else config.get().frames_per_request
+
+    def missing(self, numbers: Sequence[int]) -> list[int]:
+        """Return the frames that are neither in the cache nor on their way to it."""
+        held = cache_.frame_cache().holds(map(self._key, numbers))
+        return [number for number in numbers if self._key(number) not in held]
+
+    def get(self, numbers: Sequence[int]) -> dict[int, EncodedFrame]:
+        """Return frames by their numbers, from 1; those that the server does not have are left out.
+
+        Raises
+        ------
+        RequestError
+            The server cannot be reached, refuses, or sends other frames than were asked for.
+        """
+        got = self._get(numbers, wait=True)
+        if self._read_ahead == "latency" and len(numbers) <= config.get().frames_per_request:
+            ahead = self.missing(self._around(numbers))
+            if ahead:
+                self.service.background(self.prefetch, ahead)
+        return got
+
+    def prefetch(self, numbers: Sequence[int]) -> int:
+        """Fetch frames that are not in the cache into it; return how many these were."""
+        missing = self.missing(numbers)
+        self._get(missing, wait=False)
+        return len(missing)
+
+    def _get(self, numbers: Sequence[int], wait: bool) -> dict[int, EncodedFrame]:
+        cache = cache_.frame_cache()
+        by_key: dict[Hashable, int] = {self._key(number): number for number in numbers}
+        here, mine, coming = cache.claim(by_key)
+        got = {by_key[key]: frame for key, frame in here.items()}
+        if mine:
+            if self._read_ahead == "requests" and len(mine) <= config.get().frames_per_request:
+                mine |= self._claim_around([by_key[key] for key in mine])
+            got |= self._fetch(mine)
+        if wait:
+            landed = {by_key[key]: flight.result() for key, flight in coming.items()}
+            got |= {number: frame for number, frame in landed.items() if frame is not None}
+            lost = [number for number, frame in landed.items() if frame is None]
+            if lost:  # who was to fetch them could not, and has told why to whoever asked there
+                got |= self._get(lost, wait=True)
+        return got
+
+    def _fetch(self, flights: dict[Hashable, Flight]) -> dict[int, EncodedFrame]:
+        """Fetch frames that this caller has claimed."""
+        cache = cache_.frame_cache()
+        got: dict[int, EncodedFrame] = {}
+
+        def fetch(batch: list[int]) -> None:
+            frames = self._batch(batch)
+            got.update(frames)
+            cache.deliver({self._key(number): frame for number, frame in frames.items()}, flights)
+
+        try:
+            self.service.parallel(fetch, self._batches(sorted(_number(key) for key in flights)))
+        finally:
+            cache.give_up(flights)
+        return got
+
+    def _batches(self, numbers: list[int]) -> list[list[int]]:
+        size = self.frames_per_request
+        return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+    def _batch(self, numbers: list[int]) -> dict[int, EncodedFrame]:
+        """Fetch frames by one request, or one each where the server knows no lists."""
+        capabilities = self.service.capabilities
+        if len(numbers) > 1 and capabilities.lists is not False and not self._rendered:
+            try:
+                frames = self._negotiate(numbers)
+            except RequestError as e:
+                # A list may be refused for one bad frame in it: which one, single requests tell.
+                if not isinstance(e, _NoListError) and e.status not in _LIST_REFUSED:
+                    raise
+            else:
+                capabilities.lists = True
+                return frames
+            got = self._singles(numbers)
+            if len(got) == len(numbers) and capabilities.lists is None:
+                capabilities.lists = False
+            return got
+        return self._singles(numbers)
+
+    def _singles(self, numbers: list[int]) -> dict[int, EncodedFrame]:
+        def one(number: int) -> dict[int, EncodedFrame]:
+            try:
+                return self._negotiate([number])
+            except NotOnServerError:
+                return {}
+
+        return {n: frame for frames in self.service.parallel(one, numbers) for n, frame in frames.items()}
+
+    # -- one request -------------------------------------------------------------------------------------------------
+
+    def _negotiate(self, numbers: list[int]) -> dict[int, EncodedFrame]:
+        """Ask for frames in the form that the server is known to send, else in one form after the other."""
+        errors: list[RequestError] = []
+        for form, accept in self._forms():
+            try:
+                frames = self._whole(numbers, accept)
+            except RequestError as e:
+                known = getattr(self.service.capabilities, form, None)
+                if e.status not in _REFUSED or (known and e.status == 400):
+                    raise
+                errors.append(e)
+                continue
+            self._learn(form, bool(errors))
+            syntaxes = {frame.transfer_syntax for frame in frames.values()}
+            if form in ("original", "exact") and not all(map(self._decodes, syntaxes)):
+                self._transcoded = True
+                return self._negotiate(numbers)
+            altered = form == "transcoded" or (bool(syntaxes & _NATIVE) and bool(self._syntax))
+            if altered and self._syntax not in _NATIVE:
+                self._warn()
+            return frames
+        raise errors[0]
+
+    def _forms(self) -> Iterator[tuple[str, str]]:
+        """Yield the forms in which frames may be asked for, the best first."""
+        if self._rendered:
+            yield "rendered", "image/jpeg"
+            return
+        capabilities = self.service.capabilities
+        if not self._transcoded:
+            if capabilities.original is not False:
+                yield "original", _related("application/octet-stream", "*")
+            if self._syntax and capabilities.exact is not False:
+                yield "exact", _related(_MEDIA_TYPES.get(self._syntax, "application/octet-stream"), self._syntax)
+        yield "transcoded", _related("application/octet-stream", EXPLICIT_LITTLE)
+
+    def _learn(self, form: str, others_refused: bool) -> None:
+        capabilities = self.service.capabilities
+        if form == "original":
+            capabilities.original = True
+        elif others_refused and not self._transcoded and capabilities.original is None:
+            capabilities.original = False
+        if form == "exact":
+            capabilities.exact = True
+        elif form == "transcoded" and others_refused and self._syntax and capabilities.exact is None:
+            capabilities.exact = False
+
+    def _warn(self) -> None:
+        warnings.warn(
+            f"{self.url}: the server does not send the frames as they are stored "
+            f"({self._syntax or 'transfer syntax unknown'}), or they cannot be decoded here; it decodes them, which "
+            "may alter their pixels",
+            TranscodedWarning,
+            stacklevel=2,
+        )
+
+    def _whole(self, numbers: list[int], accept: str) -> dict[int, EncodedFrame]:
+        """Ask for frames until none of them is cut."""
+        for _ in range(CUT_TRIES):
+            frames = self._request(numbers, accept)
+            bad = [number for number, frame in frames.items() if self._cut(frame)]
+            if not bad:
+                return frames
+        raise ProtocolError(
+            f"{self.url}: frame{'s' * (len(bad) > 1)} {_list(bad)} arrive cut short, {CUT_TRIES} times; either the "
+            "server loses bytes, or it stores them so"
+        )
+
+    def _request(self, numbers: list[int], accept: str) -> dict[int, EncodedFrame]:
+        tail = "/rendered" if self._rendered else ""
+        url = f"{self.url}/frames/{','.join(map(str, numbers))}{tail}"
+        began = time.perf_counter()
+        try:
+            return self.service.session.request("GET", url, accept=accept, read=lambda a: self._read(a, numbers))
+        finally:
+            cache_.frame_cache().record(time.perf_counter() - began)
+
+    def _read(self, answer: Answer, numbers: list[int]) -> dict[int, EncodedFrame]:
+        kind = media_type(answer.content_type)
+        if answer.status == 204:
+            raise ProtocolError(f"{answer.url}: the server has no content for these frames", answer.status)
+        if kind.name.startswith(_ERROR_PAGES):
+            raise ProtocolError(f"{answer.url}: {kind.name} came in place of frames {_list(numbers)}", answer.status)
+        body = answer.body()
+        if not kind.name.startswith("multipart/"):
+            if len(numbers) > 1:
+                raise _NoListError(f"{answer.url}: one frame came in place of {len(numbers)}", answer.status)
+            return {numbers[0]: self._frame(body, answer.content_type)}
+        try:
+            parts = split_parts(body, kind.parameters.get("boundary", ""), answer.url)
+        except ProtocolError as e:
+            raise CutShortError(str(e)) from None
+        placed: dict[int, EncodedFrame] = {}
+        for number, part in zip(self._order(answer, numbers, [p.headers for p in parts]), parts, strict=True):
+            content = part.headers.get("content-type", "")
+            if media_type(content).name.startswith(_ERROR_PAGES):
+                raise ProtocolError(
+                    f"{answer.url}: {media_type(content).name} came in place of frame {number}", answer.status
+                )
+            placed[number] = self._frame(bytes(part.body), content or kind.parameters.get("type", ""))
+        return placed
+
+    def _order(self, answer: Answer, numbers: list[int], headers: list[dict[str, str]]) -> list[int]:
+        """Return which frame each part holds: by its Content-Location where all state one, else as asked for."""
+        found = [_LOCATION.search(h.get("content-location", "")) for h in headers]
+        stated = [int(match.group(1)) for match in found if match]
+        # Some servers state one location for all parts, which tells nothing.
+        if len(stated) == len(headers) and len(set(stated)) == len(stated):
+            missing = [n for n in numbers if n not in stated]
+            if missing or len(stated) > len(numbers):
+                extra = [n for n in stated if n not in numbers]
+                unasked = f", and {_list(extra)} did, unasked" if extra else ""
+                raise ProtocolError(
+                    f"{answer.url}: of {len(numbers)} frames, {_list(missing) or 'none'} did not come{unasked}",
+                    answer.status,
+                )
+            return stated
+        if len(headers) != len(numbers):
+            raise ProtocolError(
+                f"{answer.url}: {len(headers)} parts came for {len(numbers)} frames ({_list(numbers)}); which is which "
+                "cannot be known",
+                answer.status,
+            )
+        return numbers
+
+    def _frame(self, data: bytes, content_type: str) -> EncodedFrame:
+        kind = media_type(content_type)
+        return EncodedFrame(data, kind.parameters.get("transfer-syntax", "").strip().removesuffix("*"))
+
+    # -- read-ahead --------------------------------------------------------------------------------------------------
+
+    def _claim_around(self, numbers: list[int]) -> dict[Hashable, Flight]:
+        """Claim the frames around some that nobody has, or has claimed."""
+        ahead = map(self._key, self.missing(self._around(numbers)))
+        return cache_.frame_cache().claim(ahead, ahead=True)[1]
+
+    def _around(self, numbers: Iterable[int]) -> list[int]:
+        """Return the frames of the blocks, square where frames lie in rows, that some frames are in."""
+        size = config.get().frames_per_request
+        found: set[int] = set()
+        if not self._across:
+            for block in {(n - 1) // size for n in numbers}:
+                found.update(range(block * size + 1, min((block + 1) * size, self.frames) + 1))
+            return sorted(found)
+        side = max(1, int(size**0.5))
+        rows = {(row // side, column // side) for row, column in (divmod(n - 1, self._across) for n in numbers)}
+        for down, over in rows:
+            for row in range(down * side, (down + 1) * side):
+                first = row * self._across + over * side
+                last = row * self._across + min((over + 1) * side, self._across)
+                found.update(range(first + 1, min(last, self.frames) + 1))
+        return sorted(found)
+
+
+def _number(key: Any) -> int:
+    """Return the number of a frame from its key."""
+    number: int = key[-1]
+    return number
+
+
+class _NoListError(ProtocolError):
+    """One frame came in answer to a list."""
+
+
+def _related(kind: str, syntax: str) -> str:
+    return f'multipart/related; type="{kind}"; transfer-syntax={syntax}'
+
+
+def _list(numbers: Sequence[int]) -> str:
+    """Return frame numbers for a message, a long list shortened."""
+    shown = ", ".join(map(str, numbers[:8]))
+    return f"{shown}, … ({len(numbers)} in all)" if len(numbers) > 8 else shown
