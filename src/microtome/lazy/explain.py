@@ -45,7 +45,9 @@ class Explanation:
 
     def __repr__(self) -> str:
         count, size = len(self.reads), self.bytes
-        if size is None:
+        if self.frames and not count:
+            what = "no request: all are in the frame cache"
+        elif size is None:
             servers = len({read.uri.split("/frames/")[0] for read in self.reads})
             what = f"{count} request{'s' * (count != 1)} to {servers} instance{'s' * (servers != 1)} on a server"
         else:

@@ -74,13 +74,21 @@ class Window:
         if out.size and len(corners) == 1:
             self.read(*corners[0], height, width, out[0])
         elif out.size:
-            top, left = self._top, self._left
-            regions: list[tuple[Axis, Axis]] = [
-                (Run(top + y, top + y + height), Run(left + x, left + x + width)) for y, x in corners
-            ]
             full = out.reshape(len(corners), *self._full(height, width))
+            regions = self._regions(corners, height, width)
             self._reader.read(self._planes, regions, self._reader.view(full), self._channels)
         return out
+
+    def prefetch(self, corners: Sequence[tuple[int, int]], height: int, width: int) -> int:
+        """Fetch the frames under regions into the frame cache; return how many."""
+        if not corners or not height or not width:
+            return 0
+        reader = self._reader
+        return reader.prefetch(reader.plan(self._planes, self._regions(corners, height, width)))
+
+    def _regions(self, corners: Sequence[tuple[int, int]], height: int, width: int) -> list[tuple[Axis, Axis]]:
+        top, left = self._top, self._left
+        return [(Run(top + y, top + y + height), Run(left + x, left + x + width)) for y, x in corners]
 
     def _full(self, height: int, width: int) -> tuple[int, int, int, int, int]:
         z, paths = self._stack

@@ -85,6 +85,17 @@ class ImageAccessor:
         single = isinstance(y0, int | np.integer) and isinstance(x0, int | np.integer)
         corners = [(int(y0), int(x0))] if single else _corners(y0, x0)  # type: ignore[arg-type]
         self._unwrap()
+        self._check_inside(corners, height, width)
+        if out is not None:
+            _check_out(out, self._shape(height, width, None if single else len(corners)), self._image.dtype)
+        window = self._window
+        if window is None:
+            return self._read_any(corners, height, width, out, single)
+        if single:
+            return window.read(*corners[0], height, width, out)
+        return window.read_many(corners, height, width, out)
+
+    def _check_inside(self, corners: list[tuple[int, int]], height: int, width: int) -> None:
         rows, columns = self._size
         if min(rows, columns) < 0:
             dims = ", ".join(map(str, self._image.dims))
@@ -95,14 +106,6 @@ class ImageAccessor:
                     f"rows {y} to {y + height} and columns {x} to {x + width} are not inside an image of "
                     f"{rows} x {columns} pixels"
                 )
-        if out is not None:
-            _check_out(out, self._shape(height, width, None if single else len(corners)), self._image.dtype)
-        window = self._window
-        if window is None:
-            return self._read_any(corners, height, width, out, single)
-        if single:
-            return window.read(*corners[0], height, width, out)
-        return window.read_many(corners, height, width, out)
 
     def _shape(self, height: int, width: int, regions: int | None) -> tuple[int, ...]:
         """Return the shape of what `read` returns."""
@@ -122,6 +125,40 @@ class ImageAccessor:
             part = self._image.variable.isel({down: slice(y, y + height), across: slice(x, x + width)})
             (out if single else out[n])[...] = part.values
         return out
+
+    def prefetch(self, y0: Integers | None = None, x0: Integers | None = None, height: int = 0, width: int = 0) -> int:
+        """Fetch the encoded frames under this image, or under regions of it, into the frame cache; decode none.
+
+        For slides on a server: what is read of them afterwards, through Dask for example, waits for nothing. Frames of
+        files are not kept.
+
+        Parameters
+        ----------
+        y0, x0, height, width
+            Regions, as for `read`. Default: all of the image.
+
+        Returns
+        -------
+        int
+            Number of frames that were fetched.
+
+        Raises
+        ------
+        SelectionError
+            A region is not inside the image.
+        OptionError
+            The image is computed from a slide, not a view of one.
+        RequestError
+            The server cannot be reached, or refuses.
+        """
+        from microtome.lazy.prefetch import prefetch_image, prefetch_regions
+
+        if y0 is None or x0 is None:
+            return prefetch_image(self._image)
+        corners = _corners(y0, x0)
+        self._check_inside(corners, height, width)
+        self._unwrap()
+        return prefetch_regions(self._window, corners, height, width)
 
     def explain(self) -> Explanation:
         """Say what reading this image would take: frames, reads and bytes. No pixel is read.
@@ -207,6 +244,11 @@ class LevelAccessor:
         explanation: Explanation = self._image.wsi.explain()
         return explanation
 
+    def prefetch(self, y0: Integers | None = None, x0: Integers | None = None, height: int = 0, width: int = 0) -> int:
+        """Fetch frames into the frame cache; see `ImageAccessor.prefetch`."""
+        fetched: int = self._image.wsi.prefetch(y0, x0, height, width)
+        return fetched
+
     def coverage(self) -> xr.DataArray:
         """Return which pixels are real; see `ImageAccessor.coverage`."""
         covered: xr.DataArray = self._image.wsi.coverage()
@@ -265,6 +307,31 @@ class SlideAccessor:
         from microtome.ops.metadata import ignored
 
         return ignored(self._tree)
+
+    def prefetch(self, *targets: str | xr.DataArray) -> int:
+        """Fetch encoded frames into the frame cache; see `ImageAccessor.prefetch`.
+
+        Parameters
+        ----------
+        *targets
+            Levels by their paths, such as ``"level2"``, and images or crops of them. Default: what this tree shows.
+
+        Returns
+        -------
+        int
+            Number of frames that were fetched.
+        """
+        from microtome.ops.metadata import images
+
+        found = images(self._tree) if not targets else [self._image(t) if isinstance(t, str) else t for t in targets]
+        return sum(image.wsi.prefetch() for image in found)
+
+    def _image(self, path: str) -> xr.DataArray:
+        try:
+            image: xr.DataArray = self._tree[path].dataset["image"]
+        except KeyError:
+            raise OptionError(f"{path!r}: the slide has {', '.join(self._tree.children)}") from None
+        return image
 
     def icc_profile(self, node: str = "level0", path: int = 0) -> bytes | None:
         """Return the ICC profile of an image, or None where it has none.

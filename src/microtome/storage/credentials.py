@@ -24,7 +24,7 @@ import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import MethodType
@@ -179,9 +179,6 @@ class SecretHeaders(dict[str, str]):
         return f"<headers: {', '.join(self) or 'none'}>"
 
     __str__ = __repr__
-
-    def __rich_repr__(self) -> Iterator[str]:
-        yield from self  # else rich prints a dict's items whatever its repr says
 
     def __reduce__(self) -> NoReturn:
         _refuse_pickle(repr(self))
@@ -713,7 +710,7 @@ class _Called(_Keeping):
     def _make(self) -> SecretHeaders:
         kept = self._mine()
         with kept.lock:
-            return (kept.headers or self._fetch(kept)).copy()
+            return (self._fetch(kept) if kept.headers is None else kept.headers).copy()
 
     def refresh(self, stale: SecretHeaders) -> bool:
         kept = self._mine()

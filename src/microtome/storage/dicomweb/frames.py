@@ -67,6 +67,8 @@ class InstanceFrames:
         Tells whether the bytes of a frame are only a part of it.
     decodes
         Tells whether frames of a transfer syntax can be decoded here; others are asked for transcoded.
+    recognize
+        Returns the transfer syntax that a frame really has, whatever its part states.
     read_ahead
         See `microtome.open_slide`.
     rendered
@@ -83,6 +85,7 @@ class InstanceFrames:
         across: int = 0,
         cut: Callable[[EncodedFrame], bool] = lambda frame: False,
         decodes: Callable[[str], bool] = lambda syntax: True,
+        recognize: Callable[[EncodedFrame], str] = lambda frame: frame.transfer_syntax,
         read_ahead: ReadAhead = "none",
         rendered: bool = False,
     ) -> None:
@@ -93,9 +96,11 @@ class InstanceFrames:
         self._across = across
         self._cut = cut
         self._decodes = decodes
+        self._recognize = recognize
         self._read_ahead = read_ahead
         self._rendered = rendered
         self._transcoded = bool(transfer_syntax) and not decodes(transfer_syntax)
+        self._delivered = False  # whether frames have come as they are stored
 
     @property
     def url(self) -> str:
@@ -206,26 +211,43 @@ class InstanceFrames:
 
     def _negotiate(self, numbers: list[int]) -> dict[int, EncodedFrame]:
         """Ask for frames in the form that the server is known to send, else in one form after the other."""
+        capabilities = self.service.capabilities
         errors: list[RequestError] = []
         for form, accept in self._forms():
             try:
                 frames = self._whole(numbers, accept)
             except RequestError as e:
-                known = getattr(self.service.capabilities, form, None)
-                if e.status not in _REFUSED or (known and e.status == 400):
+                # Servers exist that fail (500) to send what they cannot parse, and yet can decode it, or believe so. A
+                # failure says nothing of other instances, and nothing of one whose frames have come before.
+                failed = e.status == 500 and not self._delivered
+                known = getattr(capabilities, form, None)
+                if not failed and (e.status not in _REFUSED or (known and e.status == 400 and not errors)):
                     raise
                 errors.append(e)
                 continue
-            self._learn(form, bool(errors))
-            syntaxes = {frame.transfer_syntax for frame in frames.values()}
-            if form in ("original", "exact") and not all(map(self._decodes, syntaxes)):
+            self._learn(form, any(e.status != 500 for e in errors))
+            if form == "transcoded":
+                if any(e.status == 500 for e in errors):
+                    capabilities.failing.add(self.path)
+            elif not all(map(self._decodes, map(self._recognize, frames.values()))):
                 self._transcoded = True
                 return self._negotiate(numbers)
-            altered = form == "transcoded" or (bool(syntaxes & _NATIVE) and bool(self._syntax))
-            if altered and self._syntax not in _NATIVE:
+            else:
+                self._delivered = True
+            if self._altered(form, frames.values()):
                 self._warn()
             return frames
         raise errors[0]
+
+    def _altered(self, form: str, frames: Iterable[EncodedFrame]) -> bool:
+        """Tell whether frames are not those that are stored, and decoding them may have altered their pixels."""
+        if self._syntax in _NATIVE or form == "rendered":
+            return False
+        pairs = {(frame.transfer_syntax, self._recognize(frame)) for frame in frames}
+        if form == "transcoded":
+            # A server may say that it decoded what it did not: such a codestream is the stored one.
+            return any(stated not in _NATIVE or real in _NATIVE for stated, real in pairs)
+        return bool(self._syntax) and any(real in _NATIVE for _, real in pairs)
 
     def _forms(self) -> Iterator[tuple[str, str]]:
         """Yield the forms in which frames may be asked for, the best first."""
@@ -233,7 +255,7 @@ class InstanceFrames:
             yield "rendered", "image/jpeg"
             return
         capabilities = self.service.capabilities
-        if not self._transcoded:
+        if not self._transcoded and self.path not in capabilities.failing:
             if capabilities.original is not False:
                 yield "original", _related("application/octet-stream", "*")
             if self._syntax and capabilities.exact is not False:

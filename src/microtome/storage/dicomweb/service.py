@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from microtome import config
@@ -42,11 +42,14 @@ class Capabilities:
         Whether it knows ``transfer-syntax=*``.
     exact
         Whether it sends frames under the transfer syntax they are stored in, when asked for that.
+    failing
+        Paths of instances whose frames it fails to send as they are stored, although it can decode them.
     """
 
     lists: bool | None = None
     original: bool | None = None
     exact: bool | None = None
+    failing: set[str] = field(default_factory=set)
 
 
 class Service:
