@@ -1,9 +1,10 @@
-"""The command ``microtome``: look at a slide, make a thumbnail, see what the library does."""
+"""The command ``microtome``: look at a slide, make a thumbnail, serve slides, see what the library does."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -53,6 +54,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--frame-order", choices=("row", "column"), help="for files that do not state it")
     thumbnail.add_argument("output", help="picture to write; its suffix is its format")
     thumbnail.add_argument("--size", type=int, default=1024, help="longest side in pixels (default: 1024)")
+    serve = commands.add_parser("serve", help="offer a folder of slides as a DICOMweb server, for tests and demos")
+    serve.add_argument("folder", nargs="+", help="folder of DICOM files, or a file")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=int, default=8080, help="0 for any free one (default: 8080)")
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="name it may be called by")
+    serve.add_argument("--associated", action="store_true", help="show labels and overviews, which carry names")
+    serve.add_argument("--stow", action="store_true", help="let clients store instances in the (first) folder")
+    serve.add_argument("--token-env", metavar="NAME", help="environment variable with the token to ask for")
+    serve.add_argument("--insecure", action="store_true", help="let other machines in without a token")
+    serve.add_argument("--dialect", default="standard", help="be like this server: google, orthanc, minimal")
+    serve.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="wait before each answer")
+    serve.add_argument("--bandwidth", type=float, metavar="BYTES", help="per second, for each connection")
+    serve.set_defaults(run=_serve)
     demo = commands.add_parser("demo", help="make a synthetic slide and show what the library does with it")
     demo.add_argument("--size", type=int, default=4096, help="side in pixels, 1024 or more (default: 4096)")
     demo.set_defaults(run=_demo)
@@ -143,6 +157,44 @@ def _thumbnail(args: argparse.Namespace) -> None:
     picture = overview(slide, args.size)
     save(picture, args.output)
     print(f"{args.output}: {picture.width} x {picture.height}")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    """Serve until Ctrl-C."""
+    import threading
+
+    from microtome.testing import DICOMwebServer
+    from microtome.testing.dicomweb.auth import is_loopback
+
+    token = os.environ.get(args.token_env) if args.token_env else None
+    if args.token_env and not token:
+        raise OptionError(f"--token-env {args.token_env}: there is no such environment variable, or nothing in it")
+    if not (token or args.insecure or is_loopback(args.host)):
+        raise OptionError(
+            f"--host {args.host}: other machines could read the slides; give --token-env NAME to ask them for a token, "
+            "or --insecure to let everyone in"
+        )
+    if not 0 <= args.port < 65536:
+        raise OptionError(f"--port {args.port}: ports are 0 to 65535")
+    server = DICOMwebServer(
+        args.folder, host=args.host, port=args.port, dialect=args.dialect, tokens={token} if token else None,
+        latency=args.latency, bandwidth=args.bandwidth, associated=args.associated, stow=args.stow,
+        allowed_hosts=args.allow_host,
+    )  # fmt: skip
+    try:
+        with server:
+            print(f"DICOMweb at {server.url}")
+            if server.archive.hidden:
+                print(f"{server.archive.hidden} labels and overviews are hidden; --associated shows them")
+            option = f', credentials=mt.credentials.bearer(env="{args.token_env}")' if token else ""
+            for url in server.series_urls():
+                print(f'mt.open_slide("{url}"{option})')
+            if not server.series_urls():
+                print("there are no slides yet")
+            print("Ctrl-C stops", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopped")
 
 
 def _demo(args: argparse.Namespace) -> None:
