@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import microtome as mt
 from microtome.testing import make_slide
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,14 +41,36 @@ def test_readme(slide_here: Path) -> None:
     assert scope["image"][0:512, 0:512].wsi.explain().frames == 4
 
 
-def test_quickstart_notebook(slide_here: Path) -> None:
-    notebook = json.loads((ROOT / "notebooks" / "quickstart.ipynb").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("document", ["credentials", "dicomweb"])
+def test_pages(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    blocks = python_blocks((ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8"))
+    assert len(blocks) > 2
+    with mt.config.set(frame_cache_bytes=mt.config.get().frame_cache_bytes):
+        for number, block in enumerate(blocks):
+            run(block, scope, f"{document}.md block {number}")
+
+
+def run_notebook(name: str) -> dict[str, Any]:
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     scope: dict[str, Any] = {}
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     assert cells
     for number, cell in enumerate(cells):
-        run(cell, scope, f"notebook cell {number}")
-    assert scope["tissue"].dims == ("y", "x")
+        run(cell, scope, f"notebook {name} cell {number}")
+    return scope
+
+
+def test_quickstart_notebook(slide_here: Path) -> None:
+    assert run_notebook("quickstart")["tissue"].dims == ("y", "x")
+
+
+def test_dicomweb_notebook() -> None:
+    scope = run_notebook("dicomweb")
+    assert scope["patches"].shape == (100, 224, 224, 3)
+    assert scope["colours"].shape == (100, 3)
+    assert scope["requests"] == 0
 
 
 def test_no_document_names_a_place_that_is_not_there() -> None:
@@ -60,5 +83,5 @@ def test_architecture_names_every_module() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     source = ROOT / "src" / "microtome"
     for folder in ("storage", "dicom", "lazy"):
-        for module in (source / folder).glob("*.py"):
+        for module in (source / folder).rglob("*.py"):
             assert module.name == "__init__.py" or module.name in text, f"{folder}/{module.name}"

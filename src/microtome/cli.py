@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("slide", help="file, folder, glob or URL")
         command.add_argument("--series", help="series or pyramid UID, where there are several")
         command.add_argument("--frame-order", choices=("row", "column"), help="for files that do not state it")
+        signed = command.add_mutually_exclusive_group()
+        signed.add_argument("--token-env", metavar="NAME", help="environment variable with a token for the server")
+        signed.add_argument("--google", action="store_true", help="use Google's application default credentials")
     thumbnail.add_argument("output", help="picture to write; its suffix is its format")
     thumbnail.add_argument("--size", type=int, default=1024, help="longest side in pixels (default: 1024)")
     serve = commands.add_parser("serve", help="offer a folder of slides as a DICOMweb server, for tests and demos")
@@ -69,13 +72,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     demo = commands.add_parser("demo", help="make a synthetic slide and show what the library does with it")
     demo.add_argument("--size", type=int, default=4096, help="side in pixels, 1024 or more (default: 4096)")
+    demo.add_argument("--dicomweb", action="store_true", help="read it from an embedded DICOMweb server")
     demo.set_defaults(run=_demo)
     return parser
 
 
 def _open(args: argparse.Namespace, **options: Any) -> xr.DataTree:
+    from microtome import credentials
     from microtome.opening import open_slide
 
+    if args.google:
+        options["credentials"] = credentials.default()
+    elif args.token_env:
+        options["credentials"] = credentials.bearer(env=args.token_env)
     return open_slide(args.slide, series=args.series, frame_order=args.frame_order, **options)
 
 
@@ -198,42 +207,11 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    """Make a slide and show the library's work on it: each line is a line of Python and what it gives."""
-    from rich.console import Console
-    from rich.syntax import Syntax
-
-    import microtome as mt
-    from microtome.testing import make_slide
+    from microtome.demo import show
 
     if args.size < 1024:
         raise OptionError(f"--size {args.size}: the demo reads regions of a slide of at least 1024 pixels a side")
-    console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as folder:
-        make_slide(Path(folder) / "slide", width=args.size, height=args.size * 3 // 4)
-        scope: dict[str, Any] = {"mt": mt, "folder": f"{folder}/slide"}
-        for line in _DEMO:
-            console.print(Syntax(line, "python", background_color="default"))
-            if " = " in line.split("(")[0]:
-                exec(line, scope)
-            else:
-                console.print(eval(line, scope), highlight=False, markup=False)
-            console.print()
-        _thumbnail(
-            argparse.Namespace(slide=f"{folder}/slide", series=None, frame_order=None, output="demo.png", size=1024)
-        )
-
-
-_DEMO = (
-    "slide = mt.open_slide(folder)",
-    "slide.wsi.levels.iloc[:, :7]",
-    "image = slide['level0'].image",
-    "image[0:512, 0:512].wsi.explain()",
-    "image[200:500, 300:600].values.shape",
-    "image.wsi.read([0, 100, 200], [0, 100, 200], 224, 224).shape",
-    "small = slide.sel(y=slice(0.2, 0.3), x=slice(0.2, 0.3))",
-    "{name: dict(node['image'].sizes) for name, node in small.children.items() if name.startswith('level')}",
-    "slide['level2'].image.mean(('y', 'x')).compute().round(1)",
-    "slide['associated/label'].image.sizes",
-    "slide.wsi.to_slide(y=0.2, x=0.2)",
-)
-"""Lines of Python that the demo runs as they stand."""
+        where = show(Path(folder), args.size, dicomweb=args.dicomweb)
+        if where is not None:
+            _thumbnail(_parser().parse_args(["thumbnail", where, "demo.png"]))
