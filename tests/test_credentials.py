@@ -38,7 +38,7 @@ from requests.auth import HTTPBasicAuth
 import microtome as mt
 from microtome.errors import CredentialsError, MicrotomeError, MissingDependencyError, OptionError
 from microtome.storage import credentials as creds
-from microtome.storage.credentials import Credentials, SecretHeaders
+from microtome.storage.credentials import Credentials, SecretHeaders, google_auth, keeping
 from secrets_search import find_secret, whole_traceback
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,8 +191,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("A_TOKEN", TOKEN)
     monkeypatch.setenv("A_PASSWORD", PASSWORD)
     monkeypatch.delenv("NOT_SET", raising=False)
-    monkeypatch.setattr(creds, "WAITS", (0.0, 0.0))
-    creds._kept.clear()
+    monkeypatch.setattr(google_auth, "WAITS", (0.0, 0.0))
+    keeping._kept.clear()
 
 
 LITERALS: dict[str, Callable[..., Credentials]] = {
@@ -316,11 +316,11 @@ def test_functions_are_known_by_themselves() -> None:
         marks.add(creds.bearer(lambda: "x").identity)
     assert len(marks) == 50
     gc.collect()
-    before = len(creds._marks)
+    before = len(keeping._marks)
     for _ in range(50):
         creds.bearer(lambda: "x")
     gc.collect()
-    assert len(creds._marks) <= before
+    assert len(keeping._marks) <= before
 
 
 def test_equal_recipes_share_what_was_made() -> None:
@@ -633,7 +633,7 @@ def test_failures_that_pass_are_not_seen() -> None:
     assert one.headers_for(GOOGLE)["Authorization"] == f"Bearer {SERVED}3"
     fake.expire(100)  # google-auth would renew it now; it cannot, but the old one is good for 100 s
     for _ in range(3):
-        creds._kept[one.identity].renewed -= 4
+        keeping._kept[one.identity].renewed -= 4
         assert one.headers_for(GOOGLE)["Authorization"] == f"Bearer {SERVED}3"
     assert fake.calls == 4
     fake.expire(-1)
