@@ -14,11 +14,15 @@ import pydicom
 import pytest
 
 import microtome as mt
+from microtome.dicom.functional_groups import parse_positions
+from microtome.dicom.part10 import PER_FRAME_GROUPS, read_outline
 from microtome.errors import AlternativesWarning
+from microtome.storage import LocalSource
 from microtome.testing import make_slide
 
 PATHS, PLANES, DOWN, ACROSS = 2, 3, 2, 5
 FRAME = (6, 8)
+ABSENT = -(2**31)
 
 
 def constant(path: int, plane: int, row: int, column: int) -> int:
@@ -112,6 +116,24 @@ def test_colour_paths_lie_along_path(tmp_path):
     assert image.c.values.tolist() == ["r", "g", "b"]
     assert image.path.values.tolist() == ["Brightfield", "Brightfield 2"]
     np.testing.assert_array_equal(image.values, np.moveaxis(colour, 0, 1))
+
+
+@pytest.mark.parametrize("codec", ["native", "native-implicit"])
+@pytest.mark.parametrize("keyword", ["RowPositionInTotalImagePixelMatrix", "ColumnPositionInTotalImagePixelMatrix"])
+def test_an_empty_place_is_absent(tmp_path, codec, keyword):
+    """What stands behind an element without a value is not its value."""
+    (file,) = write(tmp_path, tiling="sparse", codec=codec)
+    ds = pydicom.dcmread(file)
+    ds.PerFrameFunctionalGroupsSequence[3].PlanePositionSlideSequence[0][keyword].value = None
+    ds.save_as(file)
+    outline = read_outline(LocalSource(str(file), file.stat().st_size))
+    located = outline.located[PER_FRAME_GROUPS]
+    data = outline.source.read(located.offset, located.length)
+    positions = parse_positions(data, outline.encoding, int(ds.NumberOfFrames), "file")
+    assert not positions.stated
+    row = keyword.startswith("Row")
+    assert (positions.row == ABSENT).nonzero()[0].tolist() == ([3] if row else [])
+    assert (positions.column == ABSENT).nonzero()[0].tolist() == ([] if row else [3])
 
 
 def move_tiles(file: Path, moves: dict[int, tuple[int, int]]) -> None:

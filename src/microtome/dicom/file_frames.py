@@ -44,7 +44,11 @@ class FileRecord:
         """Return the metadata of the file as DICOM JSON."""
         ds = self.dataset()
         with lenient():
-            attributes: dict[str, Any] = ds.to_json_dict(suppress_invalid_tags=True)
+            attributes: dict[str, Any]
+            try:
+                attributes = ds.to_json_dict()
+            except Exception:  # then without what cannot be written, and also without what breaks the rules of its VR
+                attributes = ds.to_json_dict(suppress_invalid_tags=True)
         frames = int(ds.get("NumberOfFrames") or 1)
         return with_positions(attributes, self.outline.transfer_syntax, self.positions(frames))
 
@@ -56,12 +60,15 @@ class FileRecord:
 def with_positions(
     attributes: dict[str, Any], transfer_syntax: str, positions: FramePositions | None
 ) -> dict[str, Any]:
-    """Return DICOM JSON with the transfer syntax, as servers state it, and with the positions of frames."""
+    """Return DICOM JSON with the transfer syntax, as servers state it, and with the positions of frames.
+
+    These are an iterator in place of an array, for there may be hundreds of thousands: `instances_to_json` writes it.
+    """
     result = dict(attributes)
     if transfer_syntax:
         result["00083002"] = {"vr": "UI", "Value": [transfer_syntax]}
     if positions is not None:
-        result["52009230"] = {"vr": "SQ", "Value": list(positions_to_json(positions))}
+        result["52009230"] = {"vr": "SQ", "Value": positions_to_json(positions)}
     return dict(sorted(result.items()))
 
 
@@ -142,6 +149,9 @@ class FileFrames:
     def prefetch(self, frames: list[int]) -> int:
         """Do nothing: the operating system keeps what was read of files."""
         return 0
+
+    def discard(self, frames: list[int]) -> None:
+        """Do nothing, for the same reason."""
 
 
 def _joined(spans: list[tuple[int, int]]) -> tuple[int, int] | None:

@@ -74,7 +74,7 @@ class _Parser:
         self._short = struct.Struct(enc.order + "HH2sH").unpack_from
         self._plain = struct.Struct(enc.order + "HHI").unpack_from
         self._long = struct.Struct(enc.order + "I").unpack_from
-        self.integer = struct.Struct(enc.order + "i").unpack_from
+        self._integer = struct.Struct(enc.order + "i").unpack_from
 
     def element(self, pos: int) -> tuple[int, int, int]:
         """Return tag, length and offset of the value of the element at ``pos``."""
@@ -106,6 +106,13 @@ class _Parser:
                 return value
             pos = value + length if length != UNDEFINED else self.skip(value, limit, depth + 1)
         return pos
+
+    def place(self, value: int, length: int) -> int:
+        """Return a row or a column, which DICOM counts from 1, from 0; absent if there are no four bytes of it."""
+        if length < 4:  # what follows is another element
+            return _ABSENT
+        place: int = self._integer(self.data, value)[0]
+        return place - 1
 
     def text(self, value: int, length: int) -> str:
         return self.data[value : value + length].decode("latin-1").strip(" \0")
@@ -192,9 +199,9 @@ def _parse_frame(
                     inner = v
                     break
                 if tag == _ROW:
-                    row[index] = parser.integer(parser.data, v)[0] - 1
+                    row[index] = parser.place(v, n)
                 elif tag == _COLUMN:
-                    column[index] = parser.integer(parser.data, v)[0] - 1
+                    column[index] = parser.place(v, n)
                 elif tag == _Z_OFFSET:
                     z[index] = _number(parser, v, n)
                 elif tag == _PATH_IDENTIFIER:

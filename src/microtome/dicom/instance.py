@@ -53,6 +53,10 @@ class FrameSource(Protocol):
         """Fetch frames into the frame cache, where that is of use; return how many."""
         ...
 
+    def discard(self, frames: list[int]) -> None:
+        """Forget what is kept of frames that turned out not to decode."""
+        ...
+
 
 class Record(Protocol):
     """Where an instance was found: what more can be learnt of it there."""
@@ -73,7 +77,10 @@ class Record(Protocol):
         ...
 
     def json(self) -> dict[str, Any]:
-        """Return its metadata as DICOM JSON (PS3.18 F), per-frame positions and the transfer syntax included."""
+        """Return its metadata as DICOM JSON (PS3.18 F), per-frame positions and the transfer syntax included.
+
+        The items of per-frame groups are an iterator in place of an array.
+        """
         ...
 
     def frames(self, instance: Instance) -> FrameSource:

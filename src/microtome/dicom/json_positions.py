@@ -6,9 +6,11 @@ read, its numbers are kept, and it is dropped before the next.
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from microtome.dicom.functional_groups import (
 )
 from microtome.errors import CorruptHeaderError
 
-__all__ = ["PositionsBuilder", "positions_to_json"]
+__all__ = ["PositionsBuilder", "instances_to_json", "positions_to_json"]
 
 _BLOCK = 4096
 
@@ -211,6 +213,34 @@ def positions_to_json(positions: FramePositions) -> Iterator[dict[str, Any]]:
             if paths:
                 item |= paths[path]
             yield item
+
+
+def instances_to_json(instances: Iterable[Mapping[str, Any]]) -> str:
+    """Return the DICOM JSON document of instances, the text that `json.dumps` would make of a list of them.
+
+    Parameters
+    ----------
+    instances
+        Attributes by tag, one instance after the other. A ``Value`` may be an iterator, such as `positions_to_json`
+        returns: each item is made, written and dropped before the next.
+    """
+    text = StringIO()
+    for number, attributes in enumerate(instances):
+        text.write(", {" if number else "[{")
+        for place, (key, element) in enumerate(attributes.items()):
+            text.write(f"{', ' if place else ''}{json.dumps(key)}: ")
+            values = element.get("Value") if isinstance(element, Mapping) else None
+            if not isinstance(values, Iterator):
+                text.write(json.dumps(element))
+                continue
+            whole = json.dumps({name: element[name] for name in element if name != "Value"} | {"Value": []})
+            text.write(whole.removesuffix("]}"))
+            for index, item in enumerate(values):
+                text.write((", " if index else "") + json.dumps(item))
+            text.write("]}")
+        text.write("}")
+    text.write("]" if text.tell() else "[]")
+    return text.getvalue()
 
 
 def _element(key: str, vr: str, *values: Any) -> dict[str, Any]:

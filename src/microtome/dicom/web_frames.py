@@ -10,10 +10,11 @@ from microtome import config
 from microtome.dicom.dataset import parse_dataset
 from microtome.dicom.decoding import FrameDecoder
 from microtome.dicom.decoding.jpeg_header import ends_with_marker
+from microtome.dicom.decoding.streams import stream_syntax
 from microtome.dicom.file_frames import with_positions
 from microtome.dicom.functional_groups import FramePositions
 from microtome.dicom.instance import Instance, Read
-from microtome.dicom.json_stream import dataset_from_json
+from microtome.dicom.json_dataset import dataset_from_json
 from microtome.dicom.part10 import read_outline
 from microtome.errors import UnsupportedCodecError
 from microtome.model import FrameFormat
@@ -30,6 +31,7 @@ __all__ = ["WebFrames", "WebOptions", "WebRecord"]
 _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # What is native on a disk comes little endian and inflated, whatever it was there (PS3.18 8.7.3.4).
 _NATIVE = ("1.2.840.10008.1.2", _EXPLICIT_LITTLE, "1.2.840.10008.1.2.1.99")
+_PIXEL_DATA = 0x7FE00010
 _JPEG_FAMILY = (b"\xff\xd8", b"\xff\x4f")
 
 
@@ -79,6 +81,7 @@ class WebRecord:
         """
         base = f"{self.uri}/metadata"
         ds = dataset_from_json(self.attributes, self.uri, lambda uri: self.service.bulk(uri, base), bulk)
+        ds.pop(_PIXEL_DATA, None)  # of native pixels, servers state where they are as bulk data
         if "ICCProfile" in bulk and ds.get("SamplesPerPixel") == 3 and not _holds_profile(ds):
             return self.service.instance(self.address.path, self._header)
         return ds
@@ -139,8 +142,10 @@ class WebFrames:
             transfer_syntax=record.transfer_syntax,
             frames=instance.frames,
             across=across,
+            frame_bytes=(self._format.native_bits + 7) // 8,
             cut=self._is_cut,
             decodes=self._decodes,
+            recognize=self._syntax,
             read_ahead=record.options.read_ahead,
             rendered=self._rendered,
         )
@@ -171,6 +176,10 @@ class WebFrames:
         """Fetch frames into the frame cache; return how many were not there."""
         return self._frames.prefetch([frame + 1 for frame in frames])
 
+    def discard(self, frames: list[int]) -> None:
+        """Forget frames that turned out not to decode: they may come whole the next time."""
+        self._frames.discard([frame + 1 for frame in frames])
+
     def _decodes(self, syntax: str) -> bool:
         if syntax not in self._decodable:
             try:
@@ -181,22 +190,33 @@ class WebFrames:
         return self._decodable[syntax]
 
     def _syntax(self, frame: EncodedFrame) -> str:
-        """Return the transfer syntax of a frame: as its part states it, else as metadata do, if its size agrees."""
-        stated = frame.transfer_syntax or self._format.transfer_syntax
-        if stated in _NATIVE or (not frame.transfer_syntax and _is_native(frame.data, self._format)):
+        """Return the transfer syntax of a frame: as its part states it, else as metadata do, if its bytes agree."""
+        stated, stored = frame.transfer_syntax, self._format.transfer_syntax
+        if stated and stated not in _NATIVE:
+            return stated
+        if _has_native_size(frame.data, self._format) and (stated or stored in _NATIVE or not _is_jpeg(frame.data)):
             return _EXPLICIT_LITTLE
-        return stated
+        if stated or stored in _NATIVE:
+            # A server that cannot decode a frame may send it as it is, and say that it is decoded.
+            stream = stream_syntax(frame.data)
+            return (stored if stream and stored and stored not in _NATIVE else stream) or _EXPLICIT_LITTLE
+        return stored
 
     def _is_cut(self, frame: EncodedFrame) -> bool:
         """Tell whether bytes are only a part of a frame: JPEG streams of every kind end with a marker."""
         data = frame.data
+        if not self._rendered and self._syntax(frame) == _EXPLICIT_LITTLE:
+            return len(data) < (self._format.native_bits + 7) // 8
         if data.startswith(_JPEG_FAMILY):
             return not ends_with_marker(data, 2)
-        if self._rendered:
-            return not data
-        return not data or (self._syntax(frame) == _EXPLICIT_LITTLE and len(data) < (self._format.native_bits + 7) // 8)
+        return not data
 
 
-def _is_native(data: bytes, fmt: FrameFormat) -> bool:
+def _has_native_size(data: bytes, fmt: FrameFormat) -> bool:
     size = (fmt.native_bits + 7) // 8
-    return len(data) in (size, size + size % 2) and not data.startswith(_JPEG_FAMILY)
+    return len(data) in (size, size + size % 2)
+
+
+def _is_jpeg(data: bytes) -> bool:
+    """Tell whether bytes begin and end like a codestream; pixels begin so, too, where they are bright and pink."""
+    return data.startswith(_JPEG_FAMILY) and data[-16:].rstrip(b"\0\xff").endswith(b"\xff\xd9")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from microtome.errors import (
     RequestError,
     SlideNotFoundError,
 )
-from microtome.storage.dicomweb.address import Address
-from microtome.storage.dicomweb.service import Service, value
+from microtome.storage.dicomweb.address import UID, Address
+from microtome.storage.dicomweb.service import PAGE, Service, value
 
 __all__ = ["Metadata", "read_web_instances"]
 
@@ -48,7 +50,7 @@ def read_web_instances(
 ) -> Iterator[tuple[str, Instance | OpenError]]:
     """Yield URL and instance, or what is wrong with it, of each instance at an address.
 
-    A series costs one request, a study one more. Pixels are not asked for.
+    A series costs one request, a study one more; a series of unknown transfer syntax two. Pixels are not asked for.
 
     Parameters
     ----------
@@ -81,6 +83,7 @@ def read_web_instances(
             raise SlideNotFoundError(f"{address.url}: the server does not have it ({e})") from None
         if not found:
             raise SlideNotFoundError(f"{address.url}: the server has no instances there")
+        _learn_transfer_syntaxes(service, address, found)
     for item in found:
         place = _place(item, address)
         try:
@@ -116,10 +119,28 @@ def _transfer_syntax(attributes: Mapping[str, Any]) -> str:
     return ""
 
 
+def _learn_transfer_syntaxes(service: Service, address: Address, found: Sequence[JsonInstance]) -> None:
+    """Add transfer syntaxes, where metadata state none, from a search: servers that tell them tell them there.
+
+    Done for a series only, where it is the second request. Without it they are known from the first frame on.
+    """
+    unknown = {value(i.attributes, _INSTANCE): i.attributes for i in found if not _transfer_syntax(i.attributes)}
+    if not address.series or not unknown or service.capabilities.syntaxes is False:
+        return
+    try:
+        items = list(service.search(f"{replace(address, instance='').path}/instances", limit=PAGE))
+    except RequestError:
+        items = []
+    stated = {value(item, _INSTANCE): syntax for item in items if (syntax := _transfer_syntax(item))}
+    service.capabilities.syntaxes = bool(stated)
+    for uid in unknown.keys() & stated.keys():
+        unknown[uid][_AVAILABLE_SYNTAX] = {"vr": "UI", "Value": [stated[uid]]}
+
+
 def _place(item: JsonInstance, address: Address) -> Address:
     def uid(tag: str, default: str) -> str:
         text = value(item.attributes, tag).strip()
-        return text if text and text.replace(".", "").isdecimal() and len(text) <= 64 else default
+        return text if re.fullmatch(UID, text) else default
 
     return Address(
         address.root,

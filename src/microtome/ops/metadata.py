@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -41,8 +40,10 @@ def metadata(tree: xr.DataTree) -> dict[str, list[Dataset]]:
 
 def to_json(tree: xr.DataTree) -> str:
     """Return the headers of all instances as DICOM JSON."""
+    from microtome.dicom.json_positions import instances_to_json
+
     levels = _opened(tree).slide.images
-    return json.dumps([i.record.json() for level in levels.values() for i in level.instances])
+    return instances_to_json(i.record.json() for level in levels.values() for i in level.instances)
 
 
 def ignored(tree: xr.DataTree) -> list[tuple[str, str]]:

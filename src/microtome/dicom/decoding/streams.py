@@ -16,7 +16,7 @@ from microtome.dicom.decoding.native import fit_bits
 from microtome.errors import CorruptFrameError, UnsupportedCodecError
 from microtome.model import FrameFormat
 
-__all__ = ["Recipe", "plan_stream"]
+__all__ = ["Recipe", "plan_stream", "stream_syntax"]
 
 Array = npt.NDArray[Any]
 Step = Callable[[Array], Array]
@@ -75,6 +75,17 @@ def plan_stream(view: memoryview, fmt: FrameFormat, lookup: Step | None) -> tupl
     if start == CONTAINER_SIGNATURE or start[:2] == CODESTREAM_SIGNATURE:
         return view, _plan_jpegxl(view, fmt, lookup)
     return None
+
+
+def stream_syntax(data: bytes) -> str:
+    """Return a transfer syntax of the family of codestreams that bytes begin like; empty where they are none."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "1.2.840.10008.1.2.4.50"
+    if data.startswith((JP2_SIGNATURE, b"\xff\x4f\xff\x51")):
+        return "1.2.840.10008.1.2.4.91"
+    if data.startswith((CONTAINER_SIGNATURE, CODESTREAM_SIGNATURE)):
+        return "1.2.840.10008.1.2.4.112"
+    return ""
 
 
 def _plan_jpeg(view: memoryview, fmt: FrameFormat, lookup: Step | None) -> Recipe:
