@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from microtome.testing import make_slide
+from microtome.testing import DICOMwebServer, make_slide
 
 
 def microtome(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -93,3 +93,22 @@ def test_demo_runs(tmp_path: Path) -> None:
     assert "level0" in done.stdout
     with Image.open(tmp_path / "demo.png") as image:
         assert image.size == (1024, 768)
+
+
+def test_demo_over_dicomweb_runs(tmp_path: Path) -> None:
+    done = microtome("demo", "--dicomweb", "--size", "1024", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 frames in 1 request" in done.stdout
+    assert "all are in the frame cache" in done.stdout
+
+
+def test_a_slide_on_a_server(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIDE_TOKEN", "s3cret")
+    with DICOMwebServer(slide, tokens={"s3cret"}) as server:
+        (url,) = server.series_urls()
+        found = json.loads(microtome("info", "--json", "--token-env", "SLIDE_TOKEN", url).stdout)
+        refused = microtome("info", url)
+    assert found["levels"] == json.loads(microtome("info", "--json", str(slide)).stdout)["levels"]
+    assert refused.returncode == 2
+    assert "401" in refused.stderr
+    assert "credentials" in refused.stderr

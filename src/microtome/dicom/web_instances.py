@@ -188,7 +188,7 @@ def _series(service: Service, address: Address, wanted: str | None) -> list[Addr
     query = [("Modality", "SM")] if not address.study else []
     query += [("includefield", field) for field in ("SeriesDescription", "NumberOfSeriesRelatedInstances")]
     try:
-        found = list(service.search(path, query, limit=1000))
+        found = list(service.search(path, query, limit=PAGE))
     except NotOnServerError:
         raise
     except RequestError as e:
