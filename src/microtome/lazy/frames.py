@@ -94,6 +94,7 @@ class InstanceReader:
                     for job in jobs:
                         canvas.put(job, pixels)
             except FrameError as e:
+                self.source.discard([frame])
                 raise type(e)(self._message(frame, str(e))) from e
             if keep:
                 decoded_frames().put((id(self), frame), self, pixels.copy())

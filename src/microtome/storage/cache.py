@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from microtome import config
+from microtome.errors import RequestError
 
 __all__ = ["EncodedFrame", "Statistics", "clear", "reset_statistics", "statistics"]
 
@@ -39,9 +40,10 @@ class Statistics:
     hits
         Frames that were here when asked for, or on their way.
     misses
-        Frames that had to be fetched.
+        Frames that had to be fetched. Those fetched before anybody asked for them, by a prefetch or by reading ahead,
+        are no misses, and hits when they are read.
     requests
-        Requests for frames sent to servers.
+        Requests for frames sent to servers, those that were sent once more included.
     received
         Bytes of frames that came.
     seconds
@@ -62,7 +64,8 @@ class Statistics:
     bytes: int = 0
 
 
-Flight = Future[EncodedFrame | None]
+Flight = Future[EncodedFrame | RequestError | None]
+"""A frame that is on its way; what comes is the frame, or why none does to anybody, or None."""
 
 
 class FrameCache:
@@ -81,7 +84,7 @@ class FrameCache:
         """Sort frames into those that are here, those that the caller must fetch, and those on their way.
 
         What must be fetched is the caller's until it calls `deliver` or `give_up`: others wait for it. Frames that
-        nobody asked for yet (``ahead``) are no misses.
+        nobody asked for yet (``ahead``) are neither hits nor misses.
         """
         here: dict[Hashable, EncodedFrame] = {}
         mine: dict[Hashable, Flight] = {}
@@ -113,34 +116,53 @@ class FrameCache:
             for key, frame in frames.items():
                 if self._flights.get(key) is flights[key]:
                     del self._flights[key]
-                size = len(frame.data) + _OVERHEAD
-                if size > limit:
-                    continue
                 old = self._frames.pop(key, None)
-                self._bytes += size - (len(old.data) + _OVERHEAD if old else 0)
-                self._frames[key] = frame
+                self._bytes -= _size(old) if old else 0
+                if _size(frame) <= limit:
+                    self._frames[key] = frame
+                    self._bytes += _size(frame)
             while self._bytes > limit:
-                _, frame = self._frames.popitem(last=False)
-                self._bytes -= len(frame.data) + _OVERHEAD
+                _, oldest = self._frames.popitem(last=False)
+                self._bytes -= _size(oldest)
                 evicted += 1
             self._count(received=sum(len(f.data) for f in frames.values()), evicted=evicted)
         for key, frame in frames.items():
             flights[key].set_result(frame)
 
-    def give_up(self, flights: Mapping[Hashable, Flight]) -> None:
-        """Tell those who wait that frames that were claimed do not come this way; they then fetch them themselves."""
+    def give_up(self, flights: Mapping[Hashable, Flight], why: RequestError | None = None) -> None:
+        """Tell those who wait that frames that were claimed do not come this way.
+
+        Parameters
+        ----------
+        flights
+            The claim, those that were delivered included.
+        why
+            What those who wait would meet as well; without it, they fetch the frames themselves.
+        """
         with self._lock:
             for key, flight in flights.items():
                 if self._flights.get(key) is flight:
                     del self._flights[key]
         for flight in flights.values():
             if not flight.done():
-                flight.set_result(None)
+                flight.set_result(why)
 
-    def record(self, seconds: float) -> None:
+    def discard(self, keys: Iterable[Hashable]) -> None:
+        """Forget frames that turned out to be bad."""
+        with self._lock:
+            for key in keys:
+                frame = self._frames.pop(key, None)
+                self._bytes -= _size(frame) if frame else 0
+
+    def sent(self) -> None:
         """Count a request for frames."""
         with self._lock:
-            self._count(requests=1, seconds=seconds)
+            self._count(requests=1)
+
+    def took(self, seconds: float) -> None:
+        """Count the time from a request for frames to its answer, tries that failed included."""
+        with self._lock:
+            self._count(seconds=seconds)
 
     def _count(self, **more: float) -> None:
         counts = self._counts
@@ -159,6 +181,10 @@ class FrameCache:
         with self._lock:
             self._frames.clear()
             self._bytes = 0
+
+
+def _size(frame: EncodedFrame) -> int:
+    return len(frame.data) + _OVERHEAD
 
 
 _cache = FrameCache()

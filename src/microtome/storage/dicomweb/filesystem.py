@@ -6,46 +6,47 @@ path                                                      is
 ``studies``                                               a folder of studies
 ``studies/{uid}/series``                                  a folder of series
 ``studies/{uid}/series/{uid}/instances``                  a folder of instances
-``studies/{uid}/series/{uid}/instances/{uid}``            a file: the instance as Part 10; also a folder of its parts
+``studies/{uid}/series/{uid}/instances/{uid}``            a file: the instance as Part 10; `ls` shows its parts
 ``.../instances/{uid}/frames/{n}``                        a file: an encoded frame, from 1
 ``.../instances/{uid}/metadata``, ``.../bulkdata/...``,   files: what the server answers
-``.../rendered``, ``.../series/{uid}/metadata``
+``.../rendered``, ``.../frames/{n}/rendered``,
+``.../series/{uid}/metadata``, ``studies/{uid}/metadata``
 ========================================================  =======================================================
 """
 
 from __future__ import annotations
 
+import fnmatch
 import io
+import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
+from fsspec.utils import stringify_path
 
-from microtome.errors import NotOnServerError, OptionError, RequestError
+from microtome.errors import CredentialsError, OptionError, ProtocolError, RequestError
 from microtome.storage import credentials as credentials_
-from microtome.storage.dicomweb.address import is_dicomweb, parse_address
+from microtome.storage.dicomweb.address import UID, parse_address, split_url
+from microtome.storage.dicomweb.answer import Answer
 from microtome.storage.dicomweb.frames import InstanceFrames
-from microtome.storage.dicomweb.service import JSON, Service, service, value
-from microtome.storage.dicomweb.session import Answer
+from microtome.storage.dicomweb.resources import LEVELS, Resource, resource
+from microtome.storage.dicomweb.service import Service, negotiate, service, value
 from microtome.storage.dicomweb.stow import Piece, store
 
 __all__ = ["DICOMwebFileSystem"]
 
-_UID = r"[0-9.]{1,64}"
-_STUDY = f"studies/(?P<study>{_UID})"
-_SERIES = f"{_STUDY}/series/(?P<series>{_UID})"
-_INSTANCE = re.compile(f"(?P<path>{_SERIES}/instances/(?P<instance>{_UID}))(?:/(?P<rest>.+))?")
-_FRAME = re.compile(r"frames/([1-9][0-9]{0,8})")
-# What is searched for what a folder holds: (folder, search, UID of its entries, are they files).
-_FOLDERS = [
-    (re.compile("studies"), "studies", "0020000D", False),
-    (re.compile(f"{_STUDY}(?:/series)?"), "studies/{study}/series", "0020000E", False),
-    (re.compile(f"{_SERIES}(?:/instances)?"), "studies/{study}/series/{series}/instances", "00080018", True),
-]
+_URL = re.compile(r"^(dicomweb(\+https?)?|https?)://", re.IGNORECASE)
+_NO_HOST = re.compile(r"^dicomweb://(?=studies(?:/|$))", re.IGNORECASE)
+_OF_FSSPEC = {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+_PICTURES = ("image/png", "image/jpeg")
+_NO_SEARCH = (400, 404, 405, 501)
 _SPOOLED = 64 << 20
+"""Bytes of an instance held in memory; a longer one goes to the disk."""
 
 
 class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
@@ -62,20 +63,33 @@ class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is
         What a function of `microtome.credentials` returns, or a function that returns headers.
     allow_hosts
         Other hosts that redirects and bulk data may lead to; they never see the credentials.
+
+    Raises
+    ------
+    OptionError
+        An option that it does not have, or a URL with a secret in it.
     """
 
     protocol = ("dicomweb", "dicomweb+https", "dicomweb+http")
     root_marker = ""
+    # fsspec tells instances apart by the repr of their options, which of two functions may be the same. There is
+    # nothing to be saved: what costs is kept by `service`.
+    cachable = False
 
     def __init__(
         self, url: str = "", credentials: Any = None, allow_hosts: Sequence[str] = (), **storage_options: Any
     ) -> None:
-        super().__init__(**storage_options)
+        unknown = storage_options.keys() - _OF_FSSPEC
+        if unknown:
+            raise OptionError(
+                f"{', '.join(sorted(unknown))}: not known here; the options are url, credentials, allow_hosts"
+            )
         if not url:
             raise OptionError("url= is needed: the DICOMweb service, such as https://host/dicomWeb")
+        super().__init__(**storage_options)
         self.root = parse_address(url).root
         self.credentials = credentials_.resolve(credentials)
-        self.allow_hosts = tuple(allow_hosts)
+        self.allow_hosts = (allow_hosts,) if isinstance(allow_hosts, str) else tuple(allow_hosts)
 
     @property
     def service(self) -> Service:
@@ -87,220 +101,313 @@ class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is
         """Name of the server."""
         return f"dicomweb-{self.root}"
 
+    @property
+    def _recipe(self) -> tuple[Any, ...]:
+        return (self.root, self.credentials, self.allow_hosts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DICOMwebFileSystem) and self._recipe == other._recipe
+
+    def __hash__(self) -> int:
+        return hash(self._recipe)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._recipe
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("microtome.dicomweb", *self._recipe)
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """Describe the filesystem in a form that JSON can hold.
+
+        Raises
+        ------
+        CredentialsError
+            It has credentials.
+        """
+        if self.credentials != credentials_.none():
+            raise CredentialsError(
+                f"{self.root}: credentials have no form in JSON, which is no place for secrets; make the filesystem "
+                "without, and give credentials= where it is used"
+            )
+        kind = type(self)
+        name = f"{kind.__module__}:{kind.__name__}"
+        return {
+            "cls": name, "protocol": self.protocol[0], "args": [], "url": self.root, "allow_hosts": [*self.allow_hosts],
+        }  # fmt: skip
+
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(p) for p in path]
-        text = str(path)
-        if is_dicomweb(text):
-            root = parse_address(text.split("?")[0]).root
-            text = re.sub(r"^dicomweb(\+https?)?://", lambda m: (m.group(1) or "+https")[1:] + "://", text)
-            text = text[len(root) :] if text.startswith(root) else text
-        return text.strip("/")
+        text = _NO_HOST.sub("", stringify_path(path))
+        return (split_url(text)[1] if _URL.match(text) else text).strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
-        return {"url": parse_address(path).root} if is_dicomweb(path) else {}
+        return {"url": split_url(path)[0]} if _URL.match(path) and not _NO_HOST.match(path) else {}
 
     def unstrip_protocol(self, name: str) -> str:
         """Return the full URL of a path."""
-        return f"dicomweb+{self.root}/{self._strip_protocol(name)}"
+        return f"dicomweb+{self.root}/{self._strip_protocol(name)}".rstrip("/")
+
+    def _named(self, path: Any) -> Resource:
+        found = resource(self._strip_protocol(path))
+        if found.kind == "nothing":
+            raise self._missing(found.path)
+        return found
+
+    def _missing(self, path: str) -> FileNotFoundError:
+        # What follows is no part of any path here, and may be a key.
+        return FileNotFoundError(f"{self.root}/{re.split('[?#]', path, maxsplit=1)[0]}: there is no such thing here")
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """List a folder by QIDO-RS; of an instance, its parts."""
-        entries = list(self._entries(self._strip_protocol(path)))
+        """List a folder: what it holds is searched for (QIDO-RS). Of an instance, list its parts; of a file, itself."""
+        entries = self._entries(self._named(path))
         return entries if detail else [entry["name"] for entry in entries]
 
-    def _entries(self, path: str) -> Iterator[dict[str, Any]]:
-        if not path:
-            yield _folder("studies")
-            return
-        for pattern, search, uid, files in _FOLDERS:
-            match = pattern.fullmatch(path)
-            if match:
-                query = search.format(**match.groupdict())
-                items = list(self.service.search(query))
-                if not items and match.groupdict():
-                    self._must_exist(path, match.groupdict())
-                for item in items:
-                    name = f"{query}/{value(item, uid)}"
-                    yield _file(name) if files else _folder(name)
-                return
-        match = _INSTANCE.fullmatch(path)
-        if match is None or match["rest"] not in (None, "frames"):
-            raise FileNotFoundError(path)
-        if match["rest"] == "frames":
-            yield from (_file(f"{path}/{n + 1}") for n in range(self._frames(match["path"])))
-            return
-        self._frames(match["path"])  # whether it is there at all
-        yield _folder(f"{path}/frames")
-        yield _file(f"{path}/metadata")
-        yield _file(f"{path}/rendered")
+    def _entries(self, named: Resource) -> list[dict[str, Any]]:
+        level = len(named.uids)
+        if named.kind == "folder":
+            self._find_owner(named)
+            return [_folder(f"{named.owner}/{LEVELS[level].name}".lstrip("/"))]
+        if named.kind == "search":
+            found = [value(item, LEVELS[level].tag).strip(" \0") for item in self.service.search(named.path)]
+            if not found:
+                self._find_owner(named)  # a folder that is empty, or none
+            # Nothing that is no UID could be asked for, and it might lead elsewhere as a name of a local file.
+            names = [f"{named.path}/{uid}" for uid in found if re.fullmatch(UID, uid)]
+            return [_file(name) if level == 2 else _folder(name) for name in names]
+        if named.kind == "instance":
+            self._find_owner(named)
+            return [_folder(f"{named.path}/frames"), _file(f"{named.path}/metadata"), _file(f"{named.path}/rendered")]
+        if named.kind == "frames":
+            return [_file(f"{named.path}/{n + 1}") for n in range(self._frame_count(named))]
+        return [self.info(named.path)]
 
-    def _must_exist(self, path: str, uids: Mapping[str, str]) -> None:
-        """Tell a folder that is empty from one that is not there."""
-        query = [("StudyInstanceUID", uids["study"])]
-        if "series" in uids:
-            query.append(("SeriesInstanceUID", uids["series"]))
-        if not list(self.service.search("series" if "series" in uids else "studies", query, limit=1)):
-            raise FileNotFoundError(f"{self.root}/{path}")
+    def _find_owner(self, named: Resource) -> dict[str, Any]:
+        """Return what a search tells of the study, series or instance that is named.
 
-    def _frames(self, path: str) -> int:
-        """Return the number of frames of an instance."""
-        series, _, uid = path.rsplit("/", 2)
-        query = [("SOPInstanceUID", uid), ("includefield", "NumberOfFrames")]
-        for item in self.service.search(f"{series}/instances", query, limit=1):
-            stated = value(item, "00280008")
-            if stated.isdecimal():
-                return int(stated)
-            from_metadata = self._json(path)
-            return int(value(from_metadata, "00280008") or 1)
-        raise FileNotFoundError(f"{self.root}/{path}")
+        Raises
+        ------
+        FileNotFoundError
+            It is not there.
+        """
+        if not named.uids:
+            return {}
+        level, uid = LEVELS[len(named.uids) - 1], named.uids[-1]
+        # Some servers find other things, too: they do not know the filter.
+        for item in self.service.search(named.owner.rpartition("/")[0], [(level.keyword, uid)]):
+            if value(item, level.tag).strip(" \0") == uid:
+                return item
+        raise self._missing(named.path)
 
-    def _json(self, path: str) -> dict[str, Any]:
-        import json
-
-        found = json.loads(self._document(f"{path}/metadata"))
-        return found[0] if isinstance(found, list) and found else {}
+    def _frame_count(self, named: Resource) -> int:
+        found = self._find_owner(named)
+        if not value(found, "00280008"):
+            metadata = json.loads(self._document(f"{named.owner}/metadata"))
+            found = metadata[0] if isinstance(metadata, list) and metadata else {}
+        stated = value(found, "00280008")
+        return int(stated) if re.fullmatch("[0-9]{1,9}", stated) else 1
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """Say what a path is; sizes are not known before something is fetched, and None."""
-        path = self._strip_protocol(path)
-        if path in ("", "studies"):
-            return _folder(path)
-        for pattern, _, _, _ in _FOLDERS[1:]:
-            match = pattern.fullmatch(path)
-            if match:
-                self._must_exist(path, match.groupdict())
-                return _folder(path)
-        match = _INSTANCE.fullmatch(path)
-        if match is None:
-            if re.fullmatch(f"{_STUDY}(/series/{_UID})?/(metadata|rendered)", path):
-                return _file(path)
-            raise FileNotFoundError(f"{self.root}/{path}")
-        frames = self._frames(match["path"])
-        frame = _FRAME.fullmatch(match["rest"] or "")
-        if frame and int(frame[1]) > frames:
-            raise FileNotFoundError(f"{self.root}/{path}")
-        return _folder(path) if match["rest"] == "frames" else _file(path)
+        """Say what a path is; sizes are None where they are not known before something is fetched."""
+        named = self._named(path)
+        if named.kind == "bulk":  # nothing but itself tells whether it is there
+            return _file(named.path) | {"size": len(self.cat_file(named.path))}
+        if named.frame:
+            if named.frame > self._frame_count(named):
+                raise self._missing(named.path)
+        else:
+            self._find_owner(named)
+        return _folder(named.path) if named.is_folder else _file(named.path)
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Tell whether something is there; that a server refuses to say is an error."""
+        try:
+            self.info(path, **kwargs)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def isdir(self, path: str) -> bool:
+        """Tell whether a path is a folder that is there."""
+        return resource(self._strip_protocol(path)).is_folder and self.exists(path)
+
+    def isfile(self, path: str) -> bool:
+        """Tell whether a path is a file that is there."""
+        return not resource(self._strip_protocol(path)).is_folder and self.exists(path)
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = "omit", **kwargs: Any
+    ) -> Iterator[Any]:
+        """Walk through folders; what is not there is left out, and a server that refuses to say is an error."""
+
+        def absent(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        yield from super().walk(path, maxdepth, topdown, absent if on_error == "omit" else on_error, **kwargs)
 
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
     ) -> Any:
-        """List the instances below a path by one search; everything else as fsspec does."""
+        """List the instances below a path, by one search; with ``maxdepth``, by walking through the folders."""
+        named = resource(self._strip_protocol(path))
+        entries: list[dict[str, Any]] = []
+        if maxdepth is not None or named.kind == "frames":
+            return super().find(named.path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
+        if named.is_folder:
+            try:
+                entries = list(self._instances_below(named, withdirs))
+            except RequestError as e:
+                if e.status not in _NO_SEARCH:
+                    raise
+                return super().find(named.path, withdirs=withdirs, detail=detail, **kwargs)
+        elif self.exists(named.path):
+            entries = [_file(named.path)]
+        found = {entry["name"]: entry for entry in sorted(entries, key=lambda entry: str(entry["name"]))}
+        return found if detail else list(found)
+
+    def _instances_below(self, named: Resource, folders: bool) -> Iterator[dict[str, Any]]:
+        path = f"{named.owner}/instances".lstrip("/")
+        for item in self.service.search(path):
+            stated = [value(item, level.tag).strip(" \0") for level in LEVELS]
+            uids = [*named.uids, *stated[len(named.uids) :]]
+            if not all(re.fullmatch(UID, uid) for uid in uids):
+                continue
+            words = [word for level, uid in zip(LEVELS, uids, strict=True) for word in (level.name, uid)]
+            if folders:
+                yield from (_folder("/".join(words[:n])) for n in range(len(named.path.split("/")), len(words)))
+            yield _file("/".join(words))
+
+    def glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        """Find what matches a pattern, folder by folder: only those that match are looked into."""
         path = self._strip_protocol(path)
-        match = re.fullmatch(f"(studies)?|{_STUDY}(/series(/{_UID}(/instances)?)?)?", path)
-        if match is None or maxdepth is not None or withdirs:
-            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
-        below = re.sub(r"/?(studies|series|instances)$", "", path)
-        found = {}
-        for item in self.service.search(f"{below}/instances" if below else "instances"):
-            study, series, uid = (value(item, tag) for tag in ("0020000D", "0020000E", "00080018"))
-            given = parse_address(f"{self.root}/{below}") if below else None
-            study = study or (given.study if given else "")
-            series = series or (given.series if given else "")
-            name = f"studies/{study}/series/{series}/instances/{uid}"
-            found[name] = _file(name)
-        return found if detail else sorted(found)
+        if "**" in path or not has_magic(path):
+            return super().glob(path, maxdepth=maxdepth, **kwargs)
+        found: dict[str, dict[str, Any] | None] = {"": None}
+        for word in path.split("/"):
+            if not has_magic(word):
+                found = {f"{name}/{word}".lstrip("/"): None for name in found}
+                continue
+            matches = re.compile(fnmatch.translate(word)).match
+            found = {
+                entry["name"]: entry
+                for name in found
+                for entry in self._listed(name)
+                if matches(entry["name"].rpartition("/")[2])
+            }
+        there = {name: entry or self.info(name) for name, entry in sorted(found.items()) if entry or self.exists(name)}
+        return there if kwargs.get("detail") else list(there)
+
+    def _listed(self, path: str) -> list[dict[str, Any]]:
+        try:
+            return self.ls(path)
+        except FileNotFoundError:
+            return []
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """Return the bytes of a file, or a range of them."""
-        path = self._strip_protocol(path)
-        match = _INSTANCE.fullmatch(path)
-        if match and match["rest"] is None:
-            if (start or 0) < 0 or (end or 0) < 0:
-                return b"".join(self.service.instance(path, list))[start:end]
-            return b"".join(self.service.instance(path, list, start=start or 0, end=end))
-        if match and _FRAME.fullmatch(match["rest"]):
-            return self._cat_frames([path])[path][start:end]
-        return self._document(path)[start:end]
+        """Return the bytes of a file, or a range of them.
+
+        A range of an instance is asked for as such; of a server that sends all of it, no more is read than that.
+        """
+        named = self._named(path)
+        if named.is_folder:
+            raise IsADirectoryError(f"{self.root}/{named.path}: is a folder")
+        if named.kind == "frame":
+            got = self._frames([named])[named.path]
+            if isinstance(got, Exception):
+                raise got
+            return got[start:end]
+        if named.kind != "instance":
+            return self._document(named.path)[start:end]
+        first = start or 0
+        if (end is not None and end < 0) or (first < 0 and end is not None):  # the length decides, and is not known
+            with self._open(named.path) as file:
+                left, right, _ = slice(start, end).indices(file.size)
+                file.seek(left)
+                data: bytes = file.read(max(right - left, 0))
+                return data
+        return b"".join(self.service.instance(named.path, list, start=first, end=end))
 
     def _document(self, path: str) -> bytes:
-        accept = "image/png" if path.endswith("/rendered") else "*/*"
-        if path.endswith("/metadata"):
-            accept = JSON
-        elif "/bulkdata/" in path:
-            return self.service.bulk(self.service.url(path), self.root)
-        elif not path.endswith("/rendered"):
-            raise FileNotFoundError(f"{self.root}/{path}")
-        return self.service.session.request("GET", self.service.url(path), accept=accept, read=Answer.body)
+        named = resource(path)
+        if named.kind == "metadata":
+            return self.service.documents(path, lambda chunks, where: b"".join(chunks))
+        if named.kind == "picture":
+            ask = self.service.session.request
+            url = self.service.url(path)
+            return negotiate(_PICTURES, lambda accept: ask("GET", url, accept=accept, read=_read_picture))
+        return self.service.bulk(self.service.url(path), self.root)
 
-    def _cat_frames(self, paths: Iterable[str]) -> dict[str, bytes]:
-        """Fetch frames, those of an instance in as few requests as there may be."""
-        wanted: dict[str, dict[int, str]] = {}
-        for path in paths:
-            match = _INSTANCE.fullmatch(path)
-            assert match
-            number = _FRAME.fullmatch(match["rest"])
-            assert number
-            wanted.setdefault(match["path"], {})[int(number[1])] = path
-        found: dict[str, bytes] = {}
-        for instance, numbers in wanted.items():
-            frames = InstanceFrames(self.service, instance, transfer_syntax="", frames=max(numbers))
-            got = frames.get(sorted(numbers))
-            found |= {numbers[number]: frame.data for number, frame in got.items()}
-        missing = [path for numbers in wanted.values() for path in numbers.values() if path not in found]
-        if missing:
-            raise NotOnServerError(f"{self.root}/{missing[0]}: the server does not have this frame", 404)
+    def _frames(self, wanted: Sequence[Resource]) -> dict[str, bytes | Exception]:
+        """Fetch frames, those of an instance in as few requests as there may be; of each, its bytes or why not."""
+        instances: dict[str, list[Resource]] = {}
+        for named in wanted:
+            instances.setdefault(named.owner, []).append(named)
+
+        def fetch(instance: str) -> dict[str, bytes | Exception]:
+            numbers = sorted({named.frame for named in instances[instance]})
+            try:
+                got = _Frames(self.service, instance, transfer_syntax="", frames=numbers[-1]).get(numbers)
+            except RequestError as e:
+                return {named.path: e for named in instances[instance]}
+            return {
+                named.path: got[named.frame].data if named.frame in got else self._missing(named.path)
+                for named in instances[instance]
+            }
+
+        found: dict[str, bytes | Exception] = {}
+        for part in self.service.workers.parallel(fetch, list(instances)):
+            found |= part
         return found
 
-    def _is_frame(self, path: str) -> bool:
-        match = _INSTANCE.fullmatch(path)
-        return bool(match and _FRAME.fullmatch(match["rest"] or ""))
-
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
-        """Return the bytes of files: many frames of an instance by one request."""
-        if isinstance(path, str) or recursive:
-            return super().cat(path, recursive=recursive, on_error=on_error, **kwargs)
-        paths = [self._strip_protocol(p) for p in path]
-        frames = [p for p in paths if self._is_frame(p)]
-        try:
-            got: dict[str, Any] = dict(self._cat_frames(frames))
-        except RequestError:
-            if on_error == "raise":
-                raise
-            got = {}
-        result: dict[str, Any] = {}
-        for p in dict.fromkeys(paths):
-            try:
-                result[p] = got[p] if p in got else self.cat_file(p, **kwargs)
-            except Exception as e:
-                if on_error == "raise":
-                    raise
-                if on_error == "return":
-                    result[p] = e
-        return result
+        """Return the bytes of files: many frames of an instance by one request, several instances side by side."""
+        paths = self.expand_path(path, recursive=recursive)
+        if isinstance(path, str) and paths == [self._strip_protocol(path)] and not recursive:
+            return self.cat_file(paths[0], **kwargs)
+        if recursive or (isinstance(path, str) and has_magic(path)):
+            paths = [p for p in paths if not resource(p).is_folder]
+        starts, ends = kwargs.get("start"), kwargs.get("end")
+        return _settled(paths, self._ranges(paths, [starts] * len(paths), [ends] * len(paths)), on_error)
 
     def cat_ranges(
-        self,
-        paths: list[str],
-        starts: Any,
-        ends: Any,
-        max_gap: int | None = None,
-        on_error: str = "return",
+        self, paths: list[str], starts: Any, ends: Any, max_gap: int | None = None, on_error: str = "return",
         **kwargs: Any,
-    ) -> list[Any]:
+    ) -> list[Any]:  # fmt: skip
         """Return ranges of files; each frame is fetched once, and with others of its instance."""
-        stripped = [self._strip_protocol(p) for p in paths]
-        first = [starts] * len(stripped) if isinstance(starts, int) or starts is None else list(starts)
-        last = [ends] * len(stripped) if isinstance(ends, int) or ends is None else list(ends)
-        if not len(stripped) == len(first) == len(last):
+        names = [self._strip_protocol(path) for path in paths]
+        first = list(starts) if isinstance(starts, Sequence) else [starts] * len(names)
+        last = list(ends) if isinstance(ends, Sequence) else [ends] * len(names)
+        if not len(names) == len(first) == len(last):
             raise ValueError("paths, starts and ends are lists of one length")
-        whole = self.cat([p for p in dict.fromkeys(stripped) if self._is_frame(p)], on_error=on_error)
-        result: list[Any] = []
-        for path, start, end in zip(stripped, first, last, strict=True):
+        found = self._ranges(names, first, last)
+        if on_error == "raise":
+            _settled(names, found, on_error)
+        return found
+
+    def _ranges(self, paths: list[str], starts: list[int | None], ends: list[int | None]) -> list[Any]:
+        """Return ranges of files, or what is wrong with each."""
+        frames = {named.path: named for named in map(resource, paths) if named.kind == "frame"}
+        whole = self._frames(list(frames.values()))
+
+        def fetch(wanted: tuple[str, int | None, int | None]) -> Any:
+            path, start, end = wanted
+            got = whole.get(path)
             try:
-                data = whole[path] if path in whole else self.cat_file(path, start, end)
-                result.append(data[start:end] if path in whole and isinstance(data, bytes) else data)
-            except Exception as e:
-                if on_error == "raise":
-                    raise
-                result.append(e)
-        return result
+                if got is None:
+                    return self.cat_file(path, start, end)
+            except Exception as e:  # told to the caller, or raised by it
+                return e
+            return got if isinstance(got, Exception) else got[start:end]
+
+        return self.service.workers.parallel(fetch, list(zip(paths, starts, ends, strict=True)))
 
     def _open(
         self, path: str, mode: str = "rb", block_size: Any = None, autocommit: bool = True, cache_options: Any = None,
@@ -308,19 +415,21 @@ class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is
     ) -> Any:  # fmt: skip
         if mode != "rb":
             raise OptionError("files of a DICOMweb server are opened for reading; put and pipe store instances")
-        path = self._strip_protocol(path)
-        match = _INSTANCE.fullmatch(path)
-        if match is None or match["rest"] is not None:
-            return io.BytesIO(self.cat_file(path))
+        named = self._named(path)
+        if named.kind != "instance":
+            return _sized(io.BytesIO(self.cat_file(named.path)))
 
         def spool(chunks: Iterator[bytes]) -> Any:
             file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED)  # noqa: SIM115 (returned open)
-            for chunk in chunks:
-                file.write(chunk)
-            file.seek(0)
-            return file
+            try:
+                for chunk in chunks:
+                    file.write(chunk)
+            except BaseException:
+                file.close()
+                raise
+            return _sized(file)
 
-        return self.service.instance(path, spool)
+        return self.service.instance(named.path, spool)
 
     # -- storing -----------------------------------------------------------------------------------------------------
 
@@ -329,21 +438,33 @@ class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is
         self.store([bytes(value)], path)
 
     def put(self, lpath: Any, rpath: str = "studies", recursive: bool = False, **kwargs: Any) -> None:
-        """Store files of this machine, or a folder of them, under ``studies`` or ``studies/{uid}`` (STOW-RS)."""
-        names = [lpath] if isinstance(lpath, str | Path) else list(lpath)
+        """Store files of this machine under ``studies`` or ``studies/{uid}`` (STOW-RS).
+
+        Parameters
+        ----------
+        lpath
+            A file, a pattern, or several; a folder with ``recursive=True``: of what is in it, Part 10 files are taken.
+        rpath
+            Where they are stored.
+        """
+        from fsspec.implementations.local import LocalFileSystem
+
+        names = LocalFileSystem().expand_path(lpath)
         files: list[Piece] = []
         for name in map(Path, names):
-            if name.is_dir():
-                if not recursive:
-                    raise IsADirectoryError(f"{name}: is a folder; recursive=True stores the files in it")
-                files += sorted(p for p in name.rglob("*") if p.is_file())
-            else:
+            if not name.is_dir():
                 files.append(name)
+            elif recursive:
+                files += sorted(p for p in name.rglob("*") if p.is_file() and _is_part10(p))
+            else:
+                raise IsADirectoryError(f"{name}: is a folder; recursive=True stores the files in it")
+        if not files:
+            raise FileNotFoundError(f"{', '.join(names)}: no DICOM files are there")
         self.store(files, rpath)
 
     def put_file(self, lpath: str, rpath: str = "studies", **kwargs: Any) -> None:
         """Store one file."""
-        self.put(lpath, rpath)
+        self.store([Path(lpath)], rpath)
 
     def store(self, instances: Sequence[Piece], path: str = "studies") -> list[str]:
         """Store instances, several in a request; return what the server says it stored.
@@ -360,10 +481,17 @@ class DICOMwebFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec is
         RequestError
             One of them is refused.
         """
-        match = re.fullmatch(f"studies(?:/(?P<study>{_UID}))?", self._strip_protocol(path))
-        if match is None:
-            raise OptionError(f"{path}: instances are stored under 'studies' or 'studies/{{uid}}'")
-        return store(self.service, instances, match["study"] or "")
+        named = resource(self._strip_protocol(path)) if isinstance(path, str) else None
+        if named is None or (named.path != "studies" and (named.kind, len(named.uids)) != ("folder", 1)):
+            raise OptionError("instances are stored under 'studies' or 'studies/{uid}'")
+        return store(self.service, instances, *named.uids)
+
+
+class _Frames(InstanceFrames):
+    """Frames as bytes. Nobody has looked whether they are whole, or decoded on the way: slides do not share these."""
+
+    def _key(self, number: int) -> Any:
+        return ("bytes", self.service.key, self.path, number)
 
 
 def _folder(name: str) -> dict[str, Any]:
@@ -372,3 +500,30 @@ def _folder(name: str) -> dict[str, Any]:
 
 def _file(name: str) -> dict[str, Any]:
     return {"name": name, "size": None, "type": "file"}
+
+
+def _sized(file: Any) -> Any:
+    """Rewind a file, and say its size, which users of fsspec ask for."""
+    file.size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return file
+
+
+def _settled(paths: list[str], found: list[Any], on_error: str) -> dict[str, Any]:
+    errors = [e for e in found if isinstance(e, Exception)]
+    if errors and on_error == "raise":
+        raise errors[0]
+    pairs = zip(paths, found, strict=True)
+    return {path: got for path, got in pairs if on_error == "return" or not isinstance(got, Exception)}
+
+
+def _read_picture(answer: Answer) -> bytes:
+    if not answer.content_type.lower().startswith("image/"):
+        kind = answer.content_type or "no content type"
+        raise ProtocolError(f"{answer.url}: {kind} came in place of a picture", answer.status)
+    return answer.body()
+
+
+def _is_part10(file: Path) -> bool:
+    with file.open("rb") as f:
+        return f.read(132)[128:] == b"DICM"

@@ -6,19 +6,21 @@ syntax. Whatever it does, a frame is the one that was asked for and whole, or an
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from microtome import config
 from microtome.errors import NotOnServerError, ProtocolError, RequestError, TranscodedWarning
 from microtome.storage import cache as cache_
 from microtome.storage.cache import EncodedFrame, Flight
-from microtome.storage.dicomweb.multipart import media_type, split_parts
+from microtome.storage.dicomweb.frame_answers import NoListError, UnclearError, read_frames, shown
+from microtome.storage.dicomweb.gathering import Gathering
 from microtome.storage.dicomweb.service import Service
-from microtome.storage.dicomweb.session import Answer, CutShortError
+from microtome.storage.dicomweb.session import copy_error, is_of_server
+from microtome.storage.dicomweb.surroundings import frames_around
 
 __all__ = ["InstanceFrames", "ReadAhead"]
 
@@ -42,8 +44,8 @@ _MEDIA_TYPES = {
 } | {f"{_ROOT}.5": "image/dicom-rle"}
 _REFUSED = (400, 406, 415, 501)
 _LIST_REFUSED = (*_REFUSED, 404, 405, 410, 413, 414)
-_LOCATION = re.compile(r"/frames/([0-9]{1,9})/?$")
-_ERROR_PAGES = ("text/", "application/json", "application/dicom+json", "application/problem+json", "application/xml")
+_SLACK = 64 << 10
+"""Bytes that a frame may take beyond twice those of its pixels, with the headers of its part."""
 CUT_TRIES = 3
 """How often a frame is fetched that arrives incomplete inside an answer that is not."""
 
@@ -63,8 +65,11 @@ class InstanceFrames:
         How many there are.
     across
         Frames in a row of tiles, where frames follow rows of tiles; else 0.
+    frame_bytes
+        Bytes of the pixels of a frame; 0 where that is not known.
     cut
-        Tells whether the bytes of a frame are only a part of it.
+        Tells whether the bytes of a frame are only a part of it. Without it that is not known, and whoever knows does
+        not share what is fetched.
     decodes
         Tells whether frames of a transfer syntax can be decoded here; others are asked for transcoded.
     recognize
@@ -83,7 +88,8 @@ class InstanceFrames:
         transfer_syntax: str,
         frames: int,
         across: int = 0,
-        cut: Callable[[EncodedFrame], bool] = lambda frame: False,
+        frame_bytes: int = 0,
+        cut: Callable[[EncodedFrame], bool] | None = None,
         decodes: Callable[[str], bool] = lambda syntax: True,
         recognize: Callable[[EncodedFrame], str] = lambda frame: frame.transfer_syntax,
         read_ahead: ReadAhead = "none",
@@ -94,12 +100,15 @@ class InstanceFrames:
         self.frames = frames
         self._syntax = transfer_syntax
         self._across = across
-        self._cut = cut
+        self._frame_bytes = frame_bytes
+        self._cut = cut or (lambda frame: False)
+        self._what = "rendered" if rendered else "frames" if cut else "unchecked"
         self._decodes = decodes
         self._recognize = recognize
         self._read_ahead = read_ahead
         self._rendered = rendered
         self._transcoded = bool(transfer_syntax) and not decodes(transfer_syntax)
+        self._gathering = Gathering(self._batch)
         self._delivered = False  # whether frames have come as they are stored
 
     @property
@@ -108,7 +117,7 @@ class InstanceFrames:
         return self.service.url(self.path)
 
     def _key(self, number: int) -> Hashable:
-        return (self.service.key, self.path, self._rendered, number)
+        return (self.service.key, self.path, self._what, number)
 
     @property
     def frames_per_request(self) -> int:
@@ -129,51 +138,85 @@ class InstanceFrames:
         RequestError
             The server cannot be reached, refuses, or sends other frames than were asked for.
         """
-        got = self._get(numbers, wait=True)
+        got = self._get(numbers)
         if self._read_ahead == "latency" and len(numbers) <= config.get().frames_per_request:
             ahead = self.missing(self._around(numbers))
             if ahead:
-                self.service.background(self.prefetch, ahead)
+                self.service.workers.background(partial(self.prefetch, ahead))
         return got
 
     def prefetch(self, numbers: Sequence[int]) -> int:
         """Fetch frames that are not in the cache into it; return how many these were."""
-        missing = self.missing(numbers)
-        self._get(missing, wait=False)
-        return len(missing)
+        mine = self._claim_ahead(numbers)
+        if mine:
+            self._fetch(mine)
+        return len(mine)
 
-    def _get(self, numbers: Sequence[int], wait: bool) -> dict[int, EncodedFrame]:
+    def discard(self, numbers: Iterable[int]) -> None:
+        """Forget frames that cannot be decoded, so that they are fetched anew."""
+        cache_.frame_cache().discard(map(self._key, numbers))
+
+    def _get(self, numbers: Sequence[int], again: bool = False) -> dict[int, EncodedFrame]:
         cache = cache_.frame_cache()
         by_key: dict[Hashable, int] = {self._key(number): number for number in numbers}
-        here, mine, coming = cache.claim(by_key)
+        here, mine, coming = cache.claim(by_key, ahead=again)
         got = {by_key[key]: frame for key, frame in here.items()}
         if mine:
-            if self._read_ahead == "requests" and len(mine) <= config.get().frames_per_request:
-                mine |= self._claim_around([by_key[key] for key in mine])
-            got |= self._fetch(mine)
-        if wait:
-            landed = {by_key[key]: flight.result() for key, flight in coming.items()}
-            got |= {number: frame for number, frame in landed.items() if frame is not None}
-            lost = [number for number, frame in landed.items() if frame is None]
-            if lost:  # who was to fetch them could not, and has told why to whoever asked there
-                got |= self._get(lost, wait=True)
-        return got
+            got |= self._fetch(mine) if again else self._fetch_with_others([by_key[key] for key in mine], mine)
+        lost = []
+        for key, flight in coming.items():
+            landed = flight.result()
+            if isinstance(landed, RequestError):
+                raise copy_error(landed)
+            if landed is None:  # who was to fetch it could not, and has told why to whoever asked there
+                lost.append(by_key[key])
+            else:
+                got[by_key[key]] = landed
+        return got | self._get(lost, again=True) if lost else got
+
+    def _fetch_with_others(self, numbers: list[int], flights: dict[Hashable, Flight]) -> dict[int, EncodedFrame]:
+        """Fetch frames that this caller has claimed, and those around them where that is wanted."""
+        others: dict[Hashable, Flight] = {}
+        if self._read_ahead == "requests" and len(numbers) <= config.get().frames_per_request:
+            others = self._claim_ahead(self._around(numbers))
+        try:
+            return self._fetch(flights | others)
+        except RequestError as e:
+            if not others or is_of_server(e):
+                raise
+        return self._get(numbers, again=True)  # one that nobody asked for may be bad
 
     def _fetch(self, flights: dict[Hashable, Flight]) -> dict[int, EncodedFrame]:
         """Fetch frames that this caller has claimed."""
         cache = cache_.frame_cache()
         got: dict[int, EncodedFrame] = {}
+        why: RequestError | None = None
 
         def fetch(batch: list[int]) -> None:
-            frames = self._batch(batch)
+            settings = config.get()
+            if self.frames_per_request > 1:
+                frames = self._gathering.ask(batch, settings.http_connections, settings.frames_per_request)
+            else:
+                frames = self._batch(batch)
             got.update(frames)
             cache.deliver({self._key(number): frame for number, frame in frames.items()}, flights)
 
         try:
             self.service.parallel(fetch, self._batches(sorted(_number(key) for key in flights)))
+        except RequestError as e:
+            why = copy_error(e) if is_of_server(e) else None
+            raise
         finally:
-            cache.give_up(flights)
+            cache.give_up(flights, why)
         return got
+
+    def _claim_ahead(self, numbers: Sequence[int]) -> dict[Hashable, Flight]:
+        """Claim those frames that nobody has, or has claimed."""
+        return cache_.frame_cache().claim(map(self._key, self.missing(numbers)), ahead=True)[1]
+
+    def _around(self, numbers: Iterable[int]) -> list[int]:
+        size = config.get().frames_per_request
+        return frames_around(numbers, size=size, across=self._across, frames=self.frames)
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:
         size = self.frames_per_request
@@ -187,13 +230,14 @@ class InstanceFrames:
                 frames = self._negotiate(numbers)
             except RequestError as e:
                 # A list may be refused for one bad frame in it: which one, single requests tell.
-                if not isinstance(e, _NoListError) and e.status not in _LIST_REFUSED:
+                if not isinstance(e, NoListError | UnclearError) and e.status not in _LIST_REFUSED:
                     raise
+                clear = not isinstance(e, UnclearError)
             else:
                 capabilities.lists = True
                 return frames
             got = self._singles(numbers)
-            if len(got) == len(numbers) and capabilities.lists is None:
+            if clear and len(got) == len(numbers) and capabilities.lists is None:
                 capabilities.lists = False
             return got
         return self._singles(numbers)
@@ -290,94 +334,22 @@ class InstanceFrames:
             if not bad:
                 return frames
         raise ProtocolError(
-            f"{self.url}: frame{'s' * (len(bad) > 1)} {_list(bad)} arrive cut short, {CUT_TRIES} times; either the "
+            f"{self.url}: frame{'s' * (len(bad) > 1)} {shown(bad)} arrive cut short, {CUT_TRIES} times; either the "
             "server loses bytes, or it stores them so"
         )
 
     def _request(self, numbers: list[int], accept: str) -> dict[int, EncodedFrame]:
         tail = "/rendered" if self._rendered else ""
         url = f"{self.url}/frames/{','.join(map(str, numbers))}{tail}"
+        limit = len(numbers) * (2 * self._frame_bytes + _SLACK) + _SLACK if self._frame_bytes else None
+        cache = cache_.frame_cache()
         began = time.perf_counter()
         try:
-            return self.service.session.request("GET", url, accept=accept, read=lambda a: self._read(a, numbers))
-        finally:
-            cache_.frame_cache().record(time.perf_counter() - began)
-
-    def _read(self, answer: Answer, numbers: list[int]) -> dict[int, EncodedFrame]:
-        kind = media_type(answer.content_type)
-        if answer.status == 204:
-            raise ProtocolError(f"{answer.url}: the server has no content for these frames", answer.status)
-        if kind.name.startswith(_ERROR_PAGES):
-            raise ProtocolError(f"{answer.url}: {kind.name} came in place of frames {_list(numbers)}", answer.status)
-        body = answer.body()
-        if not kind.name.startswith("multipart/"):
-            if len(numbers) > 1:
-                raise _NoListError(f"{answer.url}: one frame came in place of {len(numbers)}", answer.status)
-            return {numbers[0]: self._frame(body, answer.content_type)}
-        try:
-            parts = split_parts(body, kind.parameters.get("boundary", ""), answer.url)
-        except ProtocolError as e:
-            raise CutShortError(str(e)) from None
-        placed: dict[int, EncodedFrame] = {}
-        for number, part in zip(self._order(answer, numbers, [p.headers for p in parts]), parts, strict=True):
-            content = part.headers.get("content-type", "")
-            if media_type(content).name.startswith(_ERROR_PAGES):
-                raise ProtocolError(
-                    f"{answer.url}: {media_type(content).name} came in place of frame {number}", answer.status
-                )
-            placed[number] = self._frame(bytes(part.body), content or kind.parameters.get("type", ""))
-        return placed
-
-    def _order(self, answer: Answer, numbers: list[int], headers: list[dict[str, str]]) -> list[int]:
-        """Return which frame each part holds: by its Content-Location where all state one, else as asked for."""
-        found = [_LOCATION.search(h.get("content-location", "")) for h in headers]
-        stated = [int(match.group(1)) for match in found if match]
-        # Some servers state one location for all parts, which tells nothing.
-        if len(stated) == len(headers) and len(set(stated)) == len(stated):
-            missing = [n for n in numbers if n not in stated]
-            if missing or len(stated) > len(numbers):
-                extra = [n for n in stated if n not in numbers]
-                unasked = f", and {_list(extra)} did, unasked" if extra else ""
-                raise ProtocolError(
-                    f"{answer.url}: of {len(numbers)} frames, {_list(missing) or 'none'} did not come{unasked}",
-                    answer.status,
-                )
-            return stated
-        if len(headers) != len(numbers):
-            raise ProtocolError(
-                f"{answer.url}: {len(headers)} parts came for {len(numbers)} frames ({_list(numbers)}); which is which "
-                "cannot be known",
-                answer.status,
+            return self.service.session.request(
+                "GET", url, accept=accept, read=lambda a: read_frames(a, numbers, limit), sending=cache.sent
             )
-        return numbers
-
-    def _frame(self, data: bytes, content_type: str) -> EncodedFrame:
-        kind = media_type(content_type)
-        return EncodedFrame(data, kind.parameters.get("transfer-syntax", "").strip().removesuffix("*"))
-
-    # -- read-ahead --------------------------------------------------------------------------------------------------
-
-    def _claim_around(self, numbers: list[int]) -> dict[Hashable, Flight]:
-        """Claim the frames around some that nobody has, or has claimed."""
-        ahead = map(self._key, self.missing(self._around(numbers)))
-        return cache_.frame_cache().claim(ahead, ahead=True)[1]
-
-    def _around(self, numbers: Iterable[int]) -> list[int]:
-        """Return the frames of the blocks, square where frames lie in rows, that some frames are in."""
-        size = config.get().frames_per_request
-        found: set[int] = set()
-        if not self._across:
-            for block in {(n - 1) // size for n in numbers}:
-                found.update(range(block * size + 1, min((block + 1) * size, self.frames) + 1))
-            return sorted(found)
-        side = max(1, int(size**0.5))
-        rows = {(row // side, column // side) for row, column in (divmod(n - 1, self._across) for n in numbers)}
-        for down, over in rows:
-            for row in range(down * side, (down + 1) * side):
-                first = row * self._across + over * side
-                last = row * self._across + min((over + 1) * side, self._across)
-                found.update(range(first + 1, min(last, self.frames) + 1))
-        return sorted(found)
+        finally:
+            cache.took(time.perf_counter() - began)
 
 
 def _number(key: Any) -> int:
@@ -386,15 +358,5 @@ def _number(key: Any) -> int:
     return number
 
 
-class _NoListError(ProtocolError):
-    """One frame came in answer to a list."""
-
-
 def _related(kind: str, syntax: str) -> str:
     return f'multipart/related; type="{kind}"; transfer-syntax={syntax}'
-
-
-def _list(numbers: Sequence[int]) -> str:
-    """Return frame numbers for a message, a long list shortened."""
-    shown = ", ".join(map(str, numbers[:8]))
-    return f"{shown}, … ({len(numbers)} in all)" if len(numbers) > 8 else shown

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from email.message import Message
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +13,10 @@ __all__ = ["MediaType", "Part", "media_type", "split_parts", "stream_first_part"
 
 MAX_HEADERS = 16 << 10
 """Bytes of the headers of a part."""
+MAX_AFTER = 64 << 10
+"""Bytes that are read after a part for the connection to be of further use."""
+
+_PARAMETER = re.compile(r';\s*([^=;\s]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 
 
 class MediaType(NamedTuple):
@@ -32,11 +36,11 @@ class Part(NamedTuple):
 @lru_cache(maxsize=256)
 def media_type(value: str) -> MediaType:
     """Take the value of a Content-Type header apart; quoted parameters may hold any character."""
-    message = Message()
-    message["content-type"] = value.replace("\r", " ").replace("\n", " ")
-    pairs = message.get_params(failobj=[], unquote=True)
-    name = value.split(";", 1)[0].strip().lower()
-    return MediaType(name, {key.lower(): text.strip() for key, text in pairs[1:]})
+    parameters: dict[str, str] = {}
+    for name, quoted, bare in _PARAMETER.findall(value):
+        text = bare.strip().strip('"') if bare else re.sub(r"\\(.)", r"\1", quoted).strip()
+        parameters.setdefault(name.lower(), text)
+    return MediaType(value.split(";", 1)[0].strip().lower(), parameters)
 
 
 def split_parts(data: bytes, boundary: str, where: str) -> list[Part]:
@@ -59,20 +63,65 @@ def split_parts(data: bytes, boundary: str, where: str) -> list[Part]:
     delimiter = _delimiter(data, boundary, where)
     view = memoryview(data)
     parts: list[Part] = []
-    pos = 0 if data.startswith(delimiter) else data.find(b"\r\n" + delimiter) + 2
-    if pos == 1:
+    pos = _first_delimiter(data, delimiter)
+    if pos < 0:
         raise ProtocolError(f"{where}: the answer is no multipart of the boundary that its header states")
     while True:
         pos += len(delimiter)
         if data.startswith(b"--", pos):
             return parts
-        pos = _line_end(data, pos, where)
-        headers, start = _headers(data, pos, where)
+        headers, start = _headers(data, pos, delimiter, where)
         end = _part_end(data, start, headers, delimiter)
         if end < 0:
             raise ProtocolError(f"{where}: the answer is cut short: part {len(parts) + 1} has no end")
         parts.append(Part(headers, view[start:end]))
         pos = end + 2
+
+
+def stream_first_part(chunks: Iterable[bytes], boundary: str, where: str) -> Iterator[bytes]:
+    """Yield the body of the first part of a multipart answer as it arrives, whatever its size.
+
+    Raises
+    ------
+    ProtocolError
+        The answer ends before the part does, or has none.
+    """
+    source = filter(None, chunks)
+    data, delimiter, at = b"", b"", -1
+    while at < 0 or data.find(b"\r\n\r\n", at) < 0:
+        piece = next(source, b"")
+        if not piece or len(data) > 2 * MAX_HEADERS:
+            raise ProtocolError(f"{where}: the answer is cut short, or no multipart of its boundary")
+        data += piece
+        if not delimiter and (boundary or b"\r\n" in data.lstrip(b"\r\n")):
+            delimiter = _delimiter(data, boundary, where)
+        at = _first_delimiter(data, delimiter) if delimiter else -1
+    headers, start = _headers(data, at + len(delimiter), delimiter, where)
+    stated, passed = _length(headers), 0
+    ending = b"\r\n" + delimiter
+    data = data[start:]
+    if stated is None and data.startswith(delimiter):
+        raise ProtocolError(f"{where}: a part has no body, and no end")
+    # With a length, whatever looks like the end before it is none.
+    while (end := data.find(ending, 0 if stated is None else max(stated - passed, 0))) < 0:
+        keep = len(ending) - 1
+        if len(data) > keep:
+            passed += len(data) - keep
+            yield data[:-keep]
+            data = data[-keep:]
+        piece = next(source, b"")
+        if not piece:
+            raise ProtocolError(f"{where}: the answer is cut short")
+        data += piece
+    if stated is not None and passed + end != stated:
+        raise ProtocolError(f"{where}: a part does not end where its Content-Length says")
+    if end:
+        yield data[:end]
+    after = len(data) - end
+    for piece in source:  # a connection is of use again when its answer is read to the end
+        after += len(piece)
+        if after > MAX_AFTER:
+            return
 
 
 def _delimiter(data: bytes, boundary: str, where: str) -> bytes:
@@ -84,76 +133,41 @@ def _delimiter(data: bytes, boundary: str, where: str) -> bytes:
     return line
 
 
-def _line_end(data: bytes, pos: int, where: str) -> int:
-    """Return where the line behind a delimiter ends; only white space may stand there."""
-    end = data.find(b"\r\n", pos, pos + 256)
-    if end < 0 or data[pos:end].strip():
+def _first_delimiter(data: bytes, delimiter: bytes) -> int:
+    """Return where the first line that is a delimiter begins; -1 if there is none."""
+    if data.startswith(delimiter):
+        return 0
+    found = data.find(b"\r\n" + delimiter)
+    return found + 2 if found >= 0 else -1
+
+
+def _headers(data: bytes, pos: int, delimiter: bytes, where: str) -> tuple[dict[str, str], int]:
+    """Return the headers behind a delimiter, and where the body begins."""
+    line = data.find(b"\r\n", pos, pos + 256)
+    if line < 0 or data[pos:line].strip(b" \t"):
         raise ProtocolError(f"{where}: the answer is cut short, or a boundary stands inside a part")
-    return end + 2
-
-
-def _headers(data: bytes, pos: int, where: str) -> tuple[dict[str, str], int]:
-    if data.startswith(b"\r\n", pos):
-        return {}, pos + 2
-    end = data.find(b"\r\n\r\n", pos, pos + MAX_HEADERS)
-    if end < 0:
+    end = data.find(b"\r\n\r\n", line, line + MAX_HEADERS)
+    if end < 0 or data.find(b"\r\n" + delimiter, line, end) >= 0:
         raise ProtocolError(f"{where}: the answer is cut short in the headers of a part")
     headers: dict[str, str] = {}
-    for line in data[pos:end].decode("latin-1").split("\r\n"):
-        name, colon, value = line.partition(":")
+    for text in re.sub(r"\r\n[ \t]+", " ", data[line + 2 : end].decode("latin-1")).split("\r\n"):
+        name, colon, value = text.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
     return headers, end + 4
 
 
+def _length(headers: dict[str, str]) -> int | None:
+    length = headers.get("content-length", "")
+    return int(length) if re.fullmatch("[0-9]{1,15}", length) else None
+
+
 def _part_end(data: bytes, start: int, headers: dict[str, str], delimiter: bytes) -> int:
     """Return where the body of a part ends; -1 if it has no end, or another one than its Content-Length states."""
     ending = b"\r\n" + delimiter
-    length = headers.get("content-length", "")
-    if length.isdecimal() and len(length) < 16:
-        end = start + int(length)
-        return end if data.startswith(ending, end) else -1
+    length = _length(headers)
+    if length is not None:
+        return start + length if data.startswith(ending, start + length) else -1
     if data.startswith(delimiter, start):  # a part without body and without the line break in front of the delimiter
         return -1
     return data.find(ending, start)
-
-
-def stream_first_part(chunks: Iterable[bytes], boundary: str, where: str) -> Iterator[bytes]:
-    """Yield the body of the first part of a multipart answer as it arrives, whatever its size.
-
-    Raises
-    ------
-    ProtocolError
-        The answer ends before the part does.
-    """
-    source = iter(chunks)
-    data = b""
-    delimiter = b""
-    while True:
-        piece = next(source, b"")
-        data += piece
-        if not delimiter and (len(data) > 128 or not piece):
-            delimiter = _delimiter(data, boundary, where)
-        at = data.find(delimiter) if delimiter else -1
-        if at >= 0:
-            head = data.find(b"\r\n\r\n", at)
-            if head >= 0:
-                break
-        if not piece or len(data) > 2 * MAX_HEADERS:
-            raise ProtocolError(f"{where}: the answer has no part of a multipart")
-    _, start = _headers(data, _line_end(data, at + len(delimiter), where), where)
-    ending = b"\r\n" + delimiter
-    data = data[start:]
-    while True:
-        end = data.find(ending)
-        if end >= 0:
-            yield data[:end]
-            return
-        keep = len(ending) - 1
-        if len(data) > keep:
-            yield data[:-keep]
-            data = data[-keep:]
-        piece = next(source, b"")
-        if not piece:
-            raise ProtocolError(f"{where}: the answer is cut short")
-        data += piece

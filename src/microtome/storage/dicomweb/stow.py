@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,19 +21,28 @@ Piece = bytes | os.PathLike[str]
 
 REQUEST_BYTES = 64 << 20
 """Bytes aimed at for one request; an instance is never split."""
+MAX_ANSWER = 16 << 20
 _READ = 1 << 20
-_REFERENCED, _FAILED, _SOP, _REASON, _WARNING = "00081199", "00081198", "00081155", "00081197", "00081196"
-# PS3.3 C.12.1.1.10 and PS3.4 Annex B and GG.
+_REFERENCED, _FAILED, _SOP, _REASON, _URL = "00081199", "00081198", "00081155", "00081197", "00081190"
+# PS3.18 I.2.2, PS3.3 C.14.1.1, and what servers have added.
 _REASONS = {
-    "272": "processing failure",
-    "274": "no such attribute",
-    "290": "this kind of object is not supported",
-    "292": "not authorized",
-    "42752": "out of resources",
-    "43264": "the data set does not match its SOP Class",
-    "49152": "cannot be understood",
-    "49442": "transfer syntax not supported",
+    0x0105: "an attribute is missing",
+    0x0110: "the server failed to process it",
+    0x0111: "another instance of this UID is there",
+    0x0119: "it is not of the SOP Class that it states",
+    0x0122: "its SOP Class is not supported",
+    0x0124: "not authorized",
+    0xB00E: "an instance of this UID is there",
+    0xC122: "its transfer syntax is not supported",
+    0xC409: "it belongs to another study",
 }
+_RANGES = {
+    0xA7: "the server is out of resources",
+    0xA9: "it does not match its SOP Class",
+    **dict.fromkeys(range(0xC0, 0xD0), "the server cannot understand it"),
+}
+SHOWN = 8
+"""Instances that an error names."""
 
 
 def store(service: Service, instances: Sequence[Piece], study: str = "") -> list[str]:
@@ -105,7 +115,7 @@ def _send(service: Service, batch: Sequence[Piece], study: str) -> list[str]:
     boundary = secrets.token_hex(16)
 
     def read(answer: Answer) -> list[str]:
-        return _outcome(answer, answer.body(16 << 20))
+        return _outcome(answer, answer.body(MAX_ANSWER), len(batch))
 
     return service.session.request(
         "POST",
@@ -115,26 +125,39 @@ def _send(service: Service, batch: Sequence[Piece], study: str) -> list[str]:
         body=lambda: _Body(batch, boundary),
         read=read,
         idempotent=False,
+        accepted=(409,),  # its body says why
     )
 
 
-def _outcome(answer: Answer, body: bytes) -> list[str]:
-    if not body.strip():
-        return []
+def _outcome(answer: Answer, body: bytes, sent: int) -> list[str]:
+    """Return what was stored, or raise what was not.
+
+    An answer without a body says that all is well by its status.
+    """
     try:
-        result: Any = json.loads(body)
+        result: Any = json.loads(body) if body.strip() else {}
     except ValueError:
-        kind = answer.content_type or "no content type"
-        raise ProtocolError(f"{answer.url}: the answer ({kind}) does not say what was stored", answer.status) from None
+        result = None
     result = result[0] if isinstance(result, list) and result else result
+    if not isinstance(result, dict) and answer.status < 300:
+        kind = answer.content_type or "no content type"
+        raise ProtocolError(f"{answer.url}: the answer ({kind}) does not say what was stored", answer.status)
     failed = _items(result, _FAILED)
     if failed:
-        which = "; ".join(
-            f"{value(item, _SOP) or 'an instance'}: {_REASONS.get(code := value(item, _REASON), f'reason {code}')}"
-            for item in failed[:8]
-        )
-        raise RequestError(f"{answer.url}: {len(failed)} instances were not stored: {which}", answer.status)
-    return [value(item, "00081190") or value(item, _SOP) for item in _items(result, _REFERENCED)]
+        which = "; ".join(f"{value(item, _SOP) or 'one'}: {_reason(value(item, _REASON))}" for item in failed[:SHOWN])
+        more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise RequestError(f"{answer.url}: {len(failed)} of {sent} instances not stored: {which}{more}", answer.status)
+    if answer.status >= 300:
+        raise RequestError(f"{answer.url}: HTTP {answer.status}: nothing stored, and no reason given", answer.status)
+    return [value(item, _URL) or value(item, _SOP) for item in _items(result, _REFERENCED)]
+
+
+def _reason(code: str) -> str:
+    """Return a Failure Reason in words."""
+    if not re.fullmatch("[0-9]{1,5}", code):
+        return "no reason given"
+    number = int(code)
+    return _REASONS.get(number) or _RANGES.get(number >> 8) or f"reason {number:04X}H"
 
 
 def _items(result: Any, tag: str) -> list[dict[str, Any]]:
