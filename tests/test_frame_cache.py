@@ -596,7 +596,7 @@ def test_decoded_frames_are_kept(server: DICOMwebServer, pixels: Any) -> None:
         np.testing.assert_array_equal(lazy[10:100, 10:100].values, pixels[10:100, 10:100])
         assert server.requests == []
         np.testing.assert_array_equal(lazy.values, pixels)
-        assert decoded_frames()._bytes <= limit
+        assert decoded_frames().bytes <= limit
         for got in together(8, lambda: lazy[200:500, 300:600].values):
             np.testing.assert_array_equal(got, pixels[200:500, 300:600])
-        assert 0 < decoded_frames()._bytes <= limit
+        assert 0 < decoded_frames().bytes <= limit

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict
 from typing import Any
 
 import numpy.typing as npt
 
 from microtome import config
+from microtome.storage.lru import BytesLru
 
 __all__ = ["DecodedFrames", "decoded_frames"]
 
@@ -22,28 +22,24 @@ class DecodedFrames:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frames: OrderedDict[Key, tuple[weakref.ref[Any], npt.NDArray[Any]]] = OrderedDict()
-        self._bytes = 0
+        self._frames: BytesLru[tuple[weakref.ref[Any], npt.NDArray[Any]]] = BytesLru()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pixels that are kept."""
+        return self._frames.bytes
 
     def get(self, key: Key, owner: Any) -> npt.NDArray[Any] | None:
         """Return the pixels of a frame of an owner; None where they are not kept."""
         with self._lock:
             entry = self._frames.get(key)
-            if entry is None or entry[0]() is not owner:  # another one at the same address
-                return None
-            self._frames.move_to_end(key)
-            return entry[1]
+        # Another owner may have come to live at the same address.
+        return entry[1] if entry is not None and entry[0]() is owner else None
 
     def put(self, key: Key, owner: Any, pixels: npt.NDArray[Any]) -> None:
         """Keep the pixels of a frame, which nobody changes any more."""
-        limit = config.get().decoded_cache_bytes
         with self._lock:
-            old = self._frames.pop(key, None)
-            self._bytes += pixels.nbytes - (old[1].nbytes if old else 0)
-            self._frames[key] = weakref.ref(owner), pixels
-            while self._bytes > limit and self._frames:
-                _, (_, gone) = self._frames.popitem(last=False)
-                self._bytes -= gone.nbytes
+            self._frames.put(key, (weakref.ref(owner), pixels), pixels.nbytes, config.get().decoded_cache_bytes)
 
 
 _cache = DecodedFrames()

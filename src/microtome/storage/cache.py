@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from microtome import config
 from microtome.errors import RequestError
+from microtome.storage.lru import BytesLru
 
 __all__ = ["EncodedFrame", "Statistics", "clear", "reset_statistics", "statistics"]
 
@@ -73,9 +73,8 @@ class FrameCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frames: OrderedDict[Hashable, EncodedFrame] = OrderedDict()
+        self._frames: BytesLru[EncodedFrame] = BytesLru()
         self._flights: dict[Hashable, Flight] = {}
-        self._bytes = 0
         self._counts = Statistics()
 
     def claim(
@@ -93,7 +92,6 @@ class FrameCache:
             for key in keys:
                 frame = self._frames.get(key)
                 if frame is not None:
-                    self._frames.move_to_end(key)
                     here[key] = frame
                 elif key in self._flights:
                     coming[key] = self._flights[key]
@@ -116,15 +114,7 @@ class FrameCache:
             for key, frame in frames.items():
                 if self._flights.get(key) is flights[key]:
                     del self._flights[key]
-                old = self._frames.pop(key, None)
-                self._bytes -= _size(old) if old else 0
-                if _size(frame) <= limit:
-                    self._frames[key] = frame
-                    self._bytes += _size(frame)
-            while self._bytes > limit:
-                _, oldest = self._frames.popitem(last=False)
-                self._bytes -= _size(oldest)
-                evicted += 1
+                evicted += self._frames.put(key, frame, len(frame.data) + _OVERHEAD, limit)
             self._count(received=sum(len(f.data) for f in frames.values()), evicted=evicted)
         for key, frame in frames.items():
             flights[key].set_result(frame)
@@ -151,8 +141,7 @@ class FrameCache:
         """Forget frames that turned out to be bad."""
         with self._lock:
             for key in keys:
-                frame = self._frames.pop(key, None)
-                self._bytes -= _size(frame) if frame else 0
+                self._frames.pop(key)
 
     def sent(self) -> None:
         """Count a request for frames."""
@@ -171,7 +160,7 @@ class FrameCache:
     def statistics(self, *, reset: bool = False) -> Statistics:
         """Return the statistics, and begin them anew."""
         with self._lock:
-            counts = replace(self._counts, frames=len(self._frames), bytes=self._bytes)
+            counts = replace(self._counts, frames=len(self._frames), bytes=self._frames.bytes)
             if reset:
                 self._counts = Statistics()
         return counts
@@ -180,11 +169,6 @@ class FrameCache:
         """Forget all frames."""
         with self._lock:
             self._frames.clear()
-            self._bytes = 0
-
-
-def _size(frame: EncodedFrame) -> int:
-    return len(frame.data) + _OVERHEAD
 
 
 _cache = FrameCache()
