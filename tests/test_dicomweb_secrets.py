@@ -398,3 +398,36 @@ def test_words_of_use_stay(server: DICOMwebServer) -> None:
     server.fault = lambda request: Fault(status=403, body=b'{"error": "token expired; ask the basic desk, limit 100"}')
     with pytest.raises(RequestError, match="token expired; ask the basic desk, limit 100"):
         mt.open_slide(server.series_urls()[0], credentials=mt.credentials.bearer(TOKEN))
+
+
+def test_slides_opened_by_two_users_ask_as_who_opened_them(folder: Path) -> None:
+    accepted = {"of-the-first", "of-the-second"}
+    with DICOMwebServer(folder, tokens=accepted) as server:
+        (url,) = server.series_urls()
+        first = mt.open_slide(url, credentials=mt.credentials.bearer("of-the-first"))["level0"].image
+        second = mt.open_slide(url, credentials=mt.credentials.bearer("of-the-second"))["level0"].image
+        assert first.data.name != second.data.name
+        accepted.discard("of-the-first")
+        pixels = mt.open_slide(folder)["level0"].image.values
+        np.testing.assert_array_equal(second.wsi.read(0, 0, 200, 300), pixels)
+        mt.cache.clear()
+        np.testing.assert_array_equal(second.values, pixels)
+        with pytest.raises(mt.errors.AuthenticationError):
+            first.wsi.read(0, 0, 200, 300)
+
+
+def test_the_name_of_a_task_is_the_same_in_every_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    monkeypatch.setenv("OF_THE_TEST", "current")
+    with DICOMwebServer(folder, tokens={"current"}) as server:
+        (url,) = server.series_urls()
+        code = f"""
+import microtome as mt
+slide = mt.open_slide({url!r}, credentials=mt.credentials.bearer(env="OF_THE_TEST"))
+print(slide["level0"].image.data.name)
+"""
+        names = {subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60) for _ in range(2)}
+        here = mt.open_slide(url, credentials=mt.credentials.bearer(env="OF_THE_TEST"))["level0"].image.data.name
+    assert names == {here + "\n"}

@@ -80,7 +80,8 @@ def read_web_instances(
         try:
             found = [i for place in _series(service, address, series) for i in _fetch(service, place)]
         except NotOnServerError as e:
-            raise SlideNotFoundError(f"{address.url}: the server does not have it ({e})") from None
+            why = str(e).removeprefix(f"{address.url}/metadata: ")
+            raise SlideNotFoundError(f"{address.url}: the server does not have it ({why})") from None
         if not found:
             raise SlideNotFoundError(f"{address.url}: the server has no instances there")
         _learn_transfer_syntaxes(service, address, found)

@@ -119,8 +119,8 @@ class SlideArray(BackendArray):
 
     @property
     def token(self) -> str:
-        """Names the pixels: the same in every process, another for other files, options or nodes."""
-        return f"{self.ref.fingerprint}-{self.node}-{self.kind}"
+        """Names the pixels: the same in every process, another for other files, options, nodes, or ways to them."""
+        return f"{self.ref.token}-{self.node}-{self.kind}"
 
     def __repr__(self) -> str:
         return f"<microtome {self.kind} of {self.node} {self.shape} {self.dtype}>"

@@ -6,6 +6,7 @@ slide from it when it first reads, and keeps it open for the tasks that follow.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import warnings
 import weakref
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenSlide", "Recipe", "SlideRef", "open_recipe"]
 
 VERSION = "1"
+_SALT = secrets.token_bytes(16)
 KEPT_OPEN = 32
 """Slides that a worker keeps open between tasks."""
 
@@ -159,6 +161,13 @@ class Recipe:
         shown = (self.series, self.frame_order, self.missing, self.fill, self.alignment, self.prefer)
         return (*shown, "rendered") if self.rendered else shown
 
+    @property
+    def way(self) -> str:
+        """A name for what was named, and for who asks; where secrets count, it is good for this process only."""
+        secret = _SALT if holds_secret(self.storage_options) or self._secret_in_names() else b""
+        stores = sorted(self.storage_options.items(), key=str)
+        return _digest(list(self.names), stores, secret, self.read_ahead, repr(self.credentials), size=6)
+
     def _secret_in_names(self) -> bool:
         # Names that have been packed have been looked at; to go through them would list folders.
         return not isinstance(self.names, PackedNames) and any(map(url_holds_secret, self.names))
@@ -177,10 +186,27 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SlideRef:
-    """A recipe and the fingerprint of what it opened."""
+    """A recipe and the fingerprint of what it opened.
+
+    Parameters
+    ----------
+    recipe
+        How the slide is opened.
+    fingerprint
+        Tells its pixels from those of other files and options.
+    way
+        Tells the way to it from others: what was named, and who asks. The same pixels reached in two ways are two
+        slides, or reading one might use the credentials of the other.
+    """
 
     recipe: Recipe
     fingerprint: str
+    way: str
+
+    @property
+    def token(self) -> str:
+        """Name of what is read, and of the way to it; it tells nothing of secrets."""
+        return f"{self.fingerprint}-{self.way}"
 
 
 class OpenSlide:
@@ -245,12 +271,12 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
         ]
     else:
         marks = [mark for uri, mark in identities.items() if uri in members]
-    ref = SlideRef(recipe, _fingerprint(recipe, sorted(marks)))
+    ref = SlideRef(recipe, _digest(VERSION, recipe.options, sorted(marks)), recipe.way)
     opened = OpenSlide(ref, slide, place(slide, recipe.alignment))
     for node in slide.images:
         opened.reader(node)
     with _lock:
-        _open[ref.fingerprint] = opened
+        _open[ref.token] = opened
     return opened
 
 
@@ -263,15 +289,16 @@ def resolve(ref: SlideRef) -> OpenSlide:
         Its files are not those that the reference was made from.
     """
     with _lock:
-        opened = _open.get(ref.fingerprint)
+        opened = _open.get(ref.token)
         if opened is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they were given when the slide was first opened
                 opened = open_recipe(ref.recipe)
         if opened.ref.fingerprint != ref.fingerprint:
             raise SlideChangedError(f"{ref.recipe.where}: its files changed since the slide was opened; open it again")
-        _kept[ref.fingerprint] = opened
-        _kept.move_to_end(ref.fingerprint)
+        # Under the name that came along: that of a secret is another one in every process.
+        _open[ref.token] = _kept[ref.token] = opened
+        _kept.move_to_end(ref.token)
         while len(_kept) > KEPT_OPEN:
             _kept.popitem(last=False)
     return opened
@@ -336,5 +363,5 @@ def _nothing(recipe: Recipe, ignored: list[tuple[str, str]]) -> str:
     return f"{recipe.where}: no whole-slide image is here{first}"
 
 
-def _fingerprint(recipe: Recipe, marks: Sequence[tuple[Any, ...]]) -> str:
-    return blake2b(repr((VERSION, recipe.options, list(marks))).encode(), digest_size=12).hexdigest()
+def _digest(*parts: Any, size: int = 12) -> str:
+    return blake2b(repr(parts).encode(), digest_size=size).hexdigest()

@@ -166,9 +166,8 @@ class Session:
         status = f"HTTP {failure.status}" if failure.status is not None else ""
         text = f"{where}: {': '.join(t for t in (status, failure.why) if t)}{again}"
         if failure.status in (401, 403):
-            return AuthenticationError(
-                f"{text}. {credentials_.refusal_remedy(self.credentials, failure.status)}", failure.status
-            )
+            remedy = credentials_.refusal_remedy(self.credentials, failure.status)
+            return AuthenticationError(f"{text}. {remedy[:1].upper()}{remedy[1:]}", failure.status)
         if failure.status in (404, 410):
             return NotOnServerError(text, failure.status)
         return failure.kind(text, failure.status)
