@@ -3,7 +3,8 @@
 It cannot share an environment with wsidicom (marshmallow 3 and 4), so it lives in one of its own and reads there, one
 line of JSON a question; the times are taken on its side.
 
-Run as a script, this file is that other side: it needs nothing but EZ-WSI.
+Run as a script, this file is that other side: it needs nothing but EZ-WSI. What it reads is a file, or the URL of a
+series; then the frame cache is none, on (it fetches whole instances of this size at the first miss) or preloaded.
 """
 
 from __future__ import annotations
@@ -17,22 +18,43 @@ from typing import Any
 REQUIREMENT = "ez-wsi-dicomweb==6.1.6"
 
 
-def serve(path: str) -> None:
+def open_slide(source: str, cache: str) -> Any:
+    """Open the slide anew: nothing is in any cache, unless it is preloaded."""
+    from ez_wsi_dicomweb import credential_factory, dicom_slide, dicom_web_interface, local_dicom_slide_cache
+    from ez_wsi_dicomweb.ml_toolkit import dicom_path
+
+    if not source.startswith("http"):
+        return dicom_slide.LocalDicomSlide(dicom_files=source)
+    nobody = credential_factory.NoAuthCredentialsFactory()
+    frames = None if cache == "none" else local_dicom_slide_cache.InMemoryDicomSlideCache(nobody)
+    interface = dicom_web_interface.DicomWebInterface(nobody)
+    slide = dicom_slide.DicomSlide(interface, dicom_path.FromString(source), slide_frame_cache=frames)
+    if cache == "preloaded":
+        slide.preload_level_in_frame_cache(slide.get_level_by_index(1))
+    return slide
+
+
+def serve(source: str, cache: str = "none") -> None:
     """Answer questions on stdin until it closes."""
     import base64
     import time
 
-    from ez_wsi_dicomweb import dicom_slide
-
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever the library prints is no answer
-    slide = dicom_slide.LocalDicomSlide(dicom_files=path)
-    level = slide.get_level_by_index(1)
+    try:
+        slide = open_slide(source, cache)
+        level = slide.get_level_by_index(1)
+    except Exception as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+        return
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         question = json.loads(line)
+        if question.get("open"):
+            slide = open_slide(source, cache)
+            level = slide.get_level_by_index(1)
         pixels = None
         start = time.perf_counter()
-        for y, x, height, width in question["places"]:
+        for y, x, height, width in question.get("places", ()):
             pixels = slide.get_patch(level, x, y, width, height).image_bytes()
         answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
         if question.get("pixels"):
@@ -59,12 +81,35 @@ def environment(cache: Path) -> Path:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
 else:
     import numpy as np
 
     from contenders import Contender, finest_instance
     from places import Place
+    from web_servers import Child
+
+    class Reader:
+        """EZ-WSI in its own process, reading level 0 of a file or of a series on a server."""
+
+        def __init__(self, source: str, cache: str = "none") -> None:
+            self._child = Child(environment(Path(__file__).parent / ".cache"), __file__, source, cache)
+
+        def reopen(self) -> None:
+            self._child.ask(open=True)
+
+        def timed(self, places: list[Place]) -> float:
+            seconds: float = self._child.ask(places=places)["seconds"]
+            return seconds
+
+        def region(self, place: Place) -> np.ndarray:
+            import base64
+
+            data = base64.b64decode(self._child.ask(places=[place], pixels=True)["pixels"])
+            return np.frombuffer(data, np.uint8).reshape(place.height, place.width, 3)
+
+        def close(self) -> None:
+            self._child.close()
 
     class EzWsi(Contender):
         """EZ-WSI's LocalDicomSlide, in its own process."""
@@ -74,41 +119,13 @@ else:
 
         def __init__(self, folder: Path, threads: int) -> None:
             super().__init__(folder, threads)
-            python = environment(Path(__file__).parent / ".cache")
-            self._process = subprocess.Popen(
-                [python, __file__, str(finest_instance(folder))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            self._answer()
-
-        def _answer(self) -> dict[str, Any]:
-            assert self._process.stdout is not None
-            line = self._process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"its process ended with exit code {self._process.wait()}")
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-
-        def _ask(self, places: list[Place], **more: Any) -> dict[str, Any]:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps({"places": places, **more}) + "\n")
-            self._process.stdin.flush()
-            return self._answer()
+            self._reader = Reader(str(finest_instance(folder)))
 
         def timed(self, places: list[Place]) -> float:
-            seconds: float = self._ask(places)["seconds"]
-            return seconds
+            return self._reader.timed(places)
 
         def region(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-            import base64
-
-            data = base64.b64decode(self._ask([Place(y, x, height, width)], pixels=True)["pixels"])
-            return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            return self._reader.region(Place(y, x, height, width))
 
         def close(self) -> None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait(timeout=30)
+            self._reader.close()

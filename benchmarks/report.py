@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -58,3 +60,13 @@ def table(figures: Iterable[Figure]) -> str:
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Say what goes on, beside the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def reason(error: Exception) -> str:
+    """Why something is left out, without this machine's paths."""
+    return f"{type(error).__name__}: {error}".replace(f"{Path(__file__).resolve().parents[1]}/", "")[:120]

@@ -19,7 +19,7 @@ from time import perf_counter
 
 import slides
 import works
-from report import Figure, table
+from report import Figure, say, table
 
 VERSIONS = ("microtome", "numpy", "xarray", "dask", "imagecodecs", "pydicom", "wsidicom", "openslide-bin", "highdicom")
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")  # of the peers; the tests see to ours
     given = {"pyramid": options.slide, "large": options.large, "sparse": options.sparse}
     run = works.Run(
-        slide_of=lambda name: given[name] or slides.slide(name),
+        slide_of=lambda name: given.get(name) or slides.slide(name),
         rounds=3 if options.quick else options.rounds,
         ours=not options.peers_only,
         peers=not options.no_peers,
@@ -73,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
             figures += works.WORKS[name](run)
         except Exception as error:  # one broken work shall not hide the others
             failures.append(name)
-            works.say(f"{name} FAILED: {type(error).__name__}: {error}")
+            say(f"{name} FAILED: {type(error).__name__}: {error}")
         else:
-            works.say(f"{name}: {perf_counter() - start:.0f} s")
+            say(f"{name}: {perf_counter() - start:.0f} s")
     print(machine())
     print(table(figures))
     missed = [figure for figure in figures if figure.reached is False]

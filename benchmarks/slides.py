@@ -28,6 +28,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "width": 40704, "height": 40704, "frame": 256, "codec": "jpeg", "tiling": "sparse", "parts": 3,
         "offsets": "empty", "levels": 1, "associated": False,
     },
+    # 16384 x 16384, JPEG: the slide that is read from servers
+    "web": {
+        "width": 16384, "height": 16384, "frame": 256, "codec": "jpeg", "quality": 80, "offsets": "eot",
+        "associated": False,
+    },
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 
 import isolated
+import network
 import slides
 from contenders import OURS, PEERS, Ceiling, Contender, FrameTable, OursDask, WsiDicom
 from peers_ezwsi import EzWsi
 from places import Place, Places
-from report import Figure, ratios
+from report import Figure, ratios, reason, say
 
 
 @dataclass
@@ -41,15 +41,6 @@ class Run:
 
     def contenders(self) -> list[type[Contender]]:
         return [Ceiling, *(OURS if self.ours else []), *([*PEERS, EzWsi] if self.peers else [])]
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def reason(error: Exception) -> str:
-    """Why something is left out, without this machine's paths."""
-    return f"{type(error).__name__}: {error}".replace(f"{Path(__file__).resolve().parents[1]}/", "")[:120]
 
 
 # -- pixels: a race ---------------------------------------------------------------------------------------------------
@@ -280,7 +271,7 @@ def pickles(run: Run) -> list[Figure]:
 
     import microtome
 
-    folders = {name: run.slide_of(name) for name in slides.RECIPES} | slides.real_slides()
+    folders = {name: run.slide_of(name) for name in ("pyramid", "large", "sparse")} | slides.real_slides()
     figures = []
     for name, folder in folders.items():
         sizes = []
@@ -381,5 +372,6 @@ ORDINARY: dict[str, Callable[[Run], list[Figure]]] = {
     "pickle": pickles,
     "memory": memory,
     "import": importing,
+    "network": network.network,
 }
 WORKS = ORDINARY | {"blocks": blocks}
