@@ -134,8 +134,8 @@ def test_claims() -> None:
     assert set(coming) == set("ab")
     cache.deliver({"a": frame(10)}, mine)
     cache.give_up(mine)
-    assert coming["a"].result(1) == frame(10)
-    assert coming["b"].result(1) is None
+    assert coming["a"].result("a") == frame(10)
+    assert coming["b"].result("b") is None
     assert set(cache.claim("b")[1]) == {"b"}
     counts = cache.statistics(reset=True)
     assert (counts.hits, counts.misses, counts.received) == (2, 4, 10)

@@ -41,7 +41,7 @@ class Settings:
     http_retries
         How often a request is repeated that failed for a reason that may pass. Default: 5; 0 for never.
     frames_per_request
-        The most frames asked of a DICOMweb server in one request. Default: 64.
+        The most frames asked of a DICOMweb server in one request. Default: 256.
     frame_cache_bytes
         Encoded frames from servers that the process keeps, in bytes. Default: 256 MiB; 0 for none.
     decoded_cache_bytes
@@ -56,7 +56,7 @@ class Settings:
     http_connections: int = 8
     http_timeout: int = 30
     http_retries: int = 5
-    frames_per_request: int = 64
+    frames_per_request: int = 256
     frame_cache_bytes: int = 256 << 20
     decoded_cache_bytes: int = 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from microtome import config
 from microtome.dicom.decoding import FrameDecoder
 from microtome.dicom.instance import Instance, Read
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
+from microtome.lazy import pool
 from microtome.lazy.buffers import scratch
 from microtome.lazy.canvas import Canvas
 from microtome.lazy.decoded import decoded_frames
@@ -19,6 +22,10 @@ from microtome.lazy.plan import Unit
 __all__ = ["InstanceReader", "threads_for"]
 
 Pixels = npt.NDArray[Any]
+Encoded = tuple[int, list[Any], bytes | memoryview | None, str | None]
+"""Number, jobs, bytes and transfer syntax of a frame; None where it is missing, or encoded as its format says."""
+SHARED = 8
+"""Frames of a longer list are decoded in pieces of so many, by whichever threads are free."""
 
 
 class InstanceReader:
@@ -53,7 +60,7 @@ class InstanceReader:
         """Return what reading frames of a unit takes."""
         return self.source.reads(frames)
 
-    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None) -> None:
+    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None, share: bool = True) -> None:
         """Read, decode and paste the frames of a unit.
 
         Parameters
@@ -64,17 +71,26 @@ class InstanceReader:
             Where they go.
         fill
             Value (channels,) in place of frames that are missing; None where that is an error.
+        share
+            Whether other threads may take part of a long list, in any order.
         """
-        keep = config.get().decoded_cache_bytes > 0
-        if keep:
+        if config.get().decoded_cache_bytes:
             unit = self._paste_decoded(unit, canvas)
             if not unit.frames:
                 return
-        shape = self.shape
         payloads, syntaxes = self.source.payloads(unit.frames)
-        decoder = self.decoder if syntaxes is None else None
+        frames = list(zip(unit.frames, unit.jobs, payloads, syntaxes or repeat(None), strict=False))
+        if len(frames) <= SHARED or not share:
+            self._paste(frames, canvas, fill)
+            return
+        pieces = [frames[i : i + SHARED] for i in range(0, len(frames), SHARED)]
+        pool.run(lambda piece: self._paste(piece, canvas, fill), pieces, config.get().decode_threads)
+
+    def _paste(self, frames: Sequence[Encoded], canvas: Canvas, fill: Pixels | None) -> None:
+        shape = self.shape
         buffer = scratch(shape, self.dtype)
-        for number, (frame, jobs, payload) in enumerate(zip(unit.frames, unit.jobs, payloads, strict=True)):
+        keep = config.get().decoded_cache_bytes > 0
+        for frame, jobs, payload, syntax in frames:
             if payload is None:
                 if fill is None:
                     raise MissingFrameError(
@@ -88,8 +104,8 @@ class InstanceReader:
                 out = place if place is not None else buffer
                 if out is None:
                     self._check_size(payload)
-                decode = (decoder or self._decoder_of(syntaxes[number])).decode  # type: ignore[index]
-                pixels = decode(payload, out, self.source.bit_offset(frame) if self._shared_words else 0)
+                decoder = self.decoder if syntax is None else self._decoder_of(syntax)
+                pixels = decoder.decode(payload, out, self.source.bit_offset(frame) if self._shared_words else 0)
                 if pixels is not place:
                     for job in jobs:
                         canvas.put(job, pixels)

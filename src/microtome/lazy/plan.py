@@ -28,6 +28,8 @@ REMOTE_RUN = 64
 """Frames in one read of a remote file."""
 LIST_LEAST = 32
 """Frames in one request, where there are so many: more requests side by side would cost more than they save."""
+LISTS_ABREAST = 4
+"""Requests of one read that are worth having at a time: more of them, and shorter, were slower on all servers tried."""
 
 
 class Grouping(NamedTuple):

@@ -18,7 +18,7 @@ from microtome.lazy import pool
 from microtome.lazy.axis import Axis, Run, numbers
 from microtome.lazy.canvas import Canvas, PointCanvas, RegionCanvas
 from microtome.lazy.frames import InstanceReader, threads_for
-from microtome.lazy.plan import LOCAL_RUN, REMOTE_RUN, Grouping, Plan, Unit, plan_points, plan_regions
+from microtome.lazy.plan import LISTS_ABREAST, LOCAL_RUN, REMOTE_RUN, Grouping, Plan, Unit, plan_points, plan_regions
 
 __all__ = ["LevelReader", "Missing"]
 
@@ -139,16 +139,17 @@ class LevelReader:
             self._raise_lost(plan)
         fill = self.fill if self.missing == "fill" else None
         files = self.files
+        # Overlapping tiles are pasted in order of their frames, whatever the number of threads.
+        share = not plan.overlapping
 
         def work(unit: Unit) -> None:
-            files[unit.matrix][unit.part].paste(unit, canvas, fill)
+            files[unit.matrix][unit.part].paste(unit, canvas, fill, share)
 
         units = plan.units
         if len(units) == 1:
             work(units[0])
             return
-        # Overlapping tiles are pasted in order of their frames, whatever the number of threads.
-        pool.run(work, units, 1 if plan.overlapping else threads_for(files[0][0]))
+        pool.run(work, units, threads_for(files[0][0]) if share else 1)
 
     def _raise_lost(self, plan: Plan) -> None:
         matrix, frame, _ = plan.lost[0]
@@ -178,4 +179,4 @@ def _grouping(reader: InstanceReader) -> Grouping:
         return Grouping(REMOTE_RUN)
     settings = config.get()
     most = max(1, LARGEST_LIST // max(1, reader.instance.format.native_bits // 8))
-    return Grouping(min(settings.frames_per_request, most), True, settings.http_connections)
+    return Grouping(min(settings.frames_per_request, most), True, min(LISTS_ABREAST, settings.http_connections))

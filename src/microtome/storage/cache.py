@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,8 +63,33 @@ class Statistics:
     bytes: int = 0
 
 
-Flight = Future[EncodedFrame | RequestError | None]
-"""A frame that is on its way; what comes is the frame, or why none does to anybody, or None."""
+class Flight:
+    """Frames that somebody has set out to fetch, for those who wait for them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._frames: dict[Hashable, EncodedFrame] = {}
+        self._why: RequestError | None = None
+        self._over = False
+
+    def land(self, frames: Mapping[Hashable, EncodedFrame]) -> None:
+        """Hand over frames that came."""
+        with self._changed:
+            self._frames.update(frames)
+            self._changed.notify_all()
+
+    def end(self, why: RequestError | None) -> None:
+        """Say that no more will come, and why, if that holds for those who wait as well."""
+        with self._changed:
+            self._over, self._why = True, why
+            self._changed.notify_all()
+
+    def result(self, key: Hashable) -> EncodedFrame | RequestError | None:
+        """Wait for a frame; return it, or why it does not come to anybody, or None if it does not come this way."""
+        with self._changed:
+            while key not in self._frames and not self._over:
+                self._changed.wait()
+            return self._frames.get(key, self._why)
 
 
 class FrameCache:
@@ -88,6 +112,7 @@ class FrameCache:
         here: dict[Hashable, EncodedFrame] = {}
         mine: dict[Hashable, Flight] = {}
         coming: dict[Hashable, Flight] = {}
+        flight = Flight()
         with self._lock:
             for key in keys:
                 frame = self._frames.get(key)
@@ -96,7 +121,7 @@ class FrameCache:
                 elif key in self._flights:
                     coming[key] = self._flights[key]
                 else:
-                    self._flights[key] = mine[key] = Future()
+                    self._flights[key] = mine[key] = flight
             if not ahead:
                 self._count(hits=len(here) + len(coming), misses=len(mine))
         return here, mine, coming
@@ -116,8 +141,8 @@ class FrameCache:
                     del self._flights[key]
                 evicted += self._frames.put(key, frame, len(frame.data) + _OVERHEAD, limit)
             self._count(received=sum(len(f.data) for f in frames.values()), evicted=evicted)
-        for key, frame in frames.items():
-            flights[key].set_result(frame)
+        for flight in set(flights.values()):
+            flight.land({key: frame for key, frame in frames.items() if flights[key] is flight})
 
     def give_up(self, flights: Mapping[Hashable, Flight], why: RequestError | None = None) -> None:
         """Tell those who wait that frames that were claimed do not come this way.
@@ -133,9 +158,8 @@ class FrameCache:
             for key, flight in flights.items():
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-        for flight in flights.values():
-            if not flight.done():
-                flight.set_result(why)
+        for flight in set(flights.values()):
+            flight.end(why)
 
     def discard(self, keys: Iterable[Hashable]) -> None:
         """Forget frames that turned out to be bad."""

@@ -20,7 +20,7 @@ from microtome.storage.dicomweb.frame_answers import NoListError, UnclearError, 
 from microtome.storage.dicomweb.gathering import Gathering
 from microtome.storage.dicomweb.service import Service
 from microtome.storage.dicomweb.session import copy_error, is_of_server
-from microtome.storage.dicomweb.surroundings import frames_around
+from microtome.storage.dicomweb.surroundings import BLOCK, frames_around
 
 __all__ = ["InstanceFrames", "ReadAhead"]
 
@@ -165,7 +165,7 @@ class InstanceFrames:
             got |= self._fetch(mine) if again else self._fetch_with_others([by_key[key] for key in mine], mine)
         lost = []
         for key, flight in coming.items():
-            landed = flight.result()
+            landed = flight.result(key)
             if isinstance(landed, RequestError):
                 raise copy_error(landed)
             if landed is None:  # who was to fetch it could not, and has told why to whoever asked there
@@ -215,7 +215,7 @@ class InstanceFrames:
         return cache_.frame_cache().claim(map(self._key, self.missing(numbers)), ahead=True)[1]
 
     def _around(self, numbers: Iterable[int]) -> list[int]:
-        size = config.get().frames_per_request
+        size = min(BLOCK, config.get().frames_per_request)
         return frames_around(numbers, size=size, across=self._across, frames=self.frames)
 
     def _batches(self, numbers: list[int]) -> list[list[int]]:

@@ -149,12 +149,18 @@ def _headers(data: bytes, pos: int, delimiter: bytes, where: str) -> tuple[dict[
     end = data.find(b"\r\n\r\n", line, line + MAX_HEADERS)
     if end < 0 or data.find(b"\r\n" + delimiter, line, end) >= 0:
         raise ProtocolError(f"{where}: the answer is cut short in the headers of a part")
+    return _parse_headers(data[line + 2 : end]), end + 4
+
+
+@lru_cache(maxsize=256)
+def _parse_headers(block: bytes) -> dict[str, str]:
+    # The parts of an answer share their headers, if no length is among them: nobody may change what is returned.
     headers: dict[str, str] = {}
-    for text in re.sub(r"\r\n[ \t]+", " ", data[line + 2 : end].decode("latin-1")).split("\r\n"):
+    for text in re.sub(r"\r\n[ \t]+", " ", block.decode("latin-1")).split("\r\n"):
         name, colon, value = text.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
-    return headers, end + 4
+    return headers
 
 
 def _length(headers: dict[str, str]) -> int | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["frames_around"]
+__all__ = ["BLOCK", "frames_around"]
+
+BLOCK = 64
+"""Frames of a block, at the most: what a viewer shows next, and not much more."""
 
 
 def frames_around(numbers: Iterable[int], *, size: int, across: int, frames: int) -> list[int]:
