@@ -566,6 +566,7 @@ def test_background_does_not_mind_a_server_that_dies(slide: SyntheticSlide, pixe
         np.testing.assert_array_equal(lazy[:64, :64].values, pixels[:64, :64])
     wait_for_background()
     np.testing.assert_array_equal(lazy[:64, :64].values, pixels[:64, :64])
+    wait_for_background()  # the read has asked for the frames around it once more
     assert not cache_.frame_cache()._flights
 
 
