@@ -270,28 +270,31 @@ class InstanceFrames:
                 errors.append(e)
                 continue
             self._learn(form, any(e.status != 500 for e in errors))
+            kinds = {(frame.transfer_syntax, self._recognize(frame)) for frame in frames.values()}
             if form == "transcoded":
                 if any(e.status == 500 for e in errors):
                     capabilities.failing.add(self.path)
-            elif not all(map(self._decodes, map(self._recognize, frames.values()))):
+            elif not all(map(self._decodes, {real for _, real in kinds})):
                 self._transcoded = True
                 return self._negotiate(numbers)
             else:
                 self._delivered = True
-            if self._altered(form, frames.values()):
+            if self._altered(form, kinds):
                 self._warn()
             return frames
         raise errors[0]
 
-    def _altered(self, form: str, frames: Iterable[EncodedFrame]) -> bool:
-        """Tell whether frames are not those that are stored, and decoding them may have altered their pixels."""
+    def _altered(self, form: str, kinds: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether frames are not those that are stored, and decoding them may have altered their pixels.
+
+        Of the frames the transfer syntaxes are told, as stated and as they are.
+        """
         if self._syntax in _NATIVE or form == "rendered":
             return False
-        pairs = {(frame.transfer_syntax, self._recognize(frame)) for frame in frames}
         if form == "transcoded":
             # A server may say that it decoded what it did not: such a codestream is the stored one.
-            return any(stated not in _NATIVE or real in _NATIVE for stated, real in pairs)
-        return bool(self._syntax) and any(real in _NATIVE for _, real in pairs)
+            return any(stated not in _NATIVE or real in _NATIVE for stated, real in kinds)
+        return bool(self._syntax) and any(real in _NATIVE for _, real in kinds)
 
     def _forms(self) -> Iterator[tuple[str, str]]:
         """Yield the forms in which frames may be asked for, the best first."""

@@ -156,7 +156,10 @@ def _headers(data: bytes, pos: int, delimiter: bytes, where: str) -> tuple[dict[
 def _parse_headers(block: bytes) -> dict[str, str]:
     # The parts of an answer share their headers, if no length is among them: nobody may change what is returned.
     headers: dict[str, str] = {}
-    for text in re.sub(r"\r\n[ \t]+", " ", block.decode("latin-1")).split("\r\n"):
+    lines = block.decode("latin-1")
+    if "\r\n " in lines or "\r\n\t" in lines:  # a header that goes on in the next line
+        lines = re.sub(r"\r\n[ \t]+", " ", lines)
+    for text in lines.split("\r\n"):
         name, colon, value = text.partition(":")
         if colon:
             headers[name.strip().lower()] = value.strip()
