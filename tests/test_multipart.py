@@ -216,3 +216,12 @@ def test_a_stream_is_read_to_its_end_unless_that_is_far() -> None:
         chunks = iter([body([({}, b"xyz")], "b"), *[b"." * 1000] * after])
         assert list(stream_first_part(chunks, "b", W)) == [b"xyz"]
         assert abs(len(list(chunks)) - left) < 3
+
+
+def test_a_last_delimiter_without_hyphens_closes_only_behind_all_parts() -> None:
+    whole = b"--b\r\n\r\nx\r\n--b\r\n\r\ny\r\n--b"
+    for end in (b"", b"\r\n"):
+        assert [bytes(part.body) for part in split_parts(whole + end, "b", W, 2)] == [b"x", b"y"]
+        for expected in (0, 1, 3):
+            with pytest.raises(ProtocolError):
+                split_parts(whole + end, "b", W, expected)

@@ -59,7 +59,7 @@ def read_frames(answer: Answer, numbers: Sequence[int], limit: int | None = None
             raise NoListError(f"{answer.url}: one frame came in place of {len(numbers)}", answer.status)
         return {numbers[0]: EncodedFrame(body, _syntax(kind))}
     try:
-        parts = split_parts(body, kind.parameters.get("boundary", ""), answer.url)
+        parts = split_parts(body, kind.parameters.get("boundary", ""), answer.url, len(numbers))
     except ProtocolError as e:
         raise CutShortError(str(e)) from None
     placed: dict[int, EncodedFrame] = {}

@@ -43,7 +43,7 @@ def media_type(value: str) -> MediaType:
     return MediaType(value.split(";", 1)[0].strip().lower(), parameters)
 
 
-def split_parts(data: bytes, boundary: str, where: str) -> list[Part]:
+def split_parts(data: bytes, boundary: str, where: str, expected: int = 0) -> list[Part]:
     """Split the body of a multipart answer.
 
     Parameters
@@ -54,6 +54,8 @@ def split_parts(data: bytes, boundary: str, where: str) -> list[Part]:
         As the answer's Content-Type states it; where it states none, the first line of the body tells.
     where
         For messages.
+    expected
+        How many parts there should be. Behind so many, servers exist that write the last delimiter like the others.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def split_parts(data: bytes, boundary: str, where: str) -> list[Part]:
         raise ProtocolError(f"{where}: the answer is no multipart of the boundary that its header states")
     while True:
         pos += len(delimiter)
-        if data.startswith(b"--", pos):
+        if data.startswith(b"--", pos) or (len(parts) == expected > 0 and not data[pos:].strip()):
             return parts
         headers, start = _headers(data, pos, delimiter, where)
         end = _part_end(data, start, headers, delimiter)
