@@ -432,3 +432,14 @@ def test_opening_costs_two_requests_at_most(dialect: str, slides: dict[str, Slid
             server.reset()
             mt.open_slide(server.study_urls()[0])
             assert len(server.requests) <= 2
+
+
+def test_a_process_remembers_a_bounded_number_of_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "KEPT", 3)
+    nobody = mt.credentials.none()
+    first = service.service("http://127.0.0.1:1/a", nobody)
+    for name in "bc":
+        service.service(f"http://127.0.0.1:1/{name}", nobody)
+    assert service.service("http://127.0.0.1:1/a", nobody) is first
+    service.service("http://127.0.0.1:1/d", nobody)
+    assert [known.root[-1] for known in service._services.values()] == ["c", "a", "d"]

@@ -299,6 +299,8 @@ def _read_page(answer: Answer) -> tuple[list[dict[str, Any]], bool]:
     return items, answer.headers.get("warning", "").startswith("299")
 
 
+KEPT = 64
+"""Services that a process remembers: a server for some credentials is one."""
 _services: dict[tuple[Any, ...], Service] = {}
 _lock = threading.Lock()
 
@@ -318,6 +320,8 @@ def service(root: str, credentials: Credentials, allow_hosts: Iterable[str] = ()
     hosts = tuple(sorted(allow_hosts))
     key = (root, credentials.identity, hosts)
     with _lock:
-        if key not in _services:
-            _services[key] = Service(root, credentials, hosts)
-        return _services[key]
+        # The most recently asked for is the last; who holds one that goes keeps it.
+        known = _services[key] = _services.pop(key, None) or Service(root, credentials, hosts)
+        if len(_services) > KEPT:
+            del _services[next(iter(_services))]
+    return known
