@@ -320,8 +320,8 @@ def service(root: str, credentials: Credentials, allow_hosts: Iterable[str] = ()
     hosts = tuple(sorted(allow_hosts))
     key = (root, credentials.identity, hosts)
     with _lock:
-        # The most recently asked for is the last; who holds one that goes keeps it.
-        known = _services[key] = _services.pop(key, None) or Service(root, credentials, hosts)
+        known = _services.pop(key) if key in _services else Service(root, credentials, hosts)
+        _services[key] = known  # the most recently asked for is the last; who holds one that goes keeps it
         if len(_services) > KEPT:
             del _services[next(iter(_services))]
     return known
