@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 import microtome as mt
@@ -443,3 +444,27 @@ def test_a_process_remembers_a_bounded_number_of_services(monkeypatch: pytest.Mo
     assert service.service("http://127.0.0.1:1/a", nobody) is first
     service.service("http://127.0.0.1:1/d", nobody)
     assert [known.root[-1] for known in service._services.values()] == ["c", "a", "d"]
+
+
+def make_palette_slide(folder: Path) -> None:
+    make_slide(folder, width=300, height=200, frame=64, codec="native", levels=1, associated=False)
+    (file,) = folder.iterdir()
+    ds = pydicom.dcmread(file)
+    red = np.frombuffer(ds.PixelData, np.uint8)[: int(ds.NumberOfFrames) * 64 * 64 * 3].reshape(-1, 3)[:, 0]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelData = 1, "PALETTE COLOR", red.tobytes()
+    for factor, colour in enumerate(("Red", "Green", "Blue"), 1):
+        table = (np.arange(256) * 257 // factor).astype("<u2")
+        ds.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        ds.add_new(f"{colour}PaletteColorLookupTableData", "OW", table.tobytes())
+    ds.save_as(file)
+
+
+@pytest.mark.parametrize("dialect", ["standard", "google", "orthanc", "minimal"])
+def test_palettes(dialect: str, tmp_path: Path) -> None:
+    """They are bulk data; one of the servers leaves these out of its metadata."""
+    make_palette_slide(tmp_path / "slide")
+    pixels = mt.open_slide(tmp_path / "slide")["level0"].image.values
+    assert pixels.dtype == np.uint16
+    assert len(np.unique(pixels)) > 100
+    with DICOMwebServer(tmp_path / "slide", dialect=dialect) as server:
+        np.testing.assert_array_equal(mt.open_slide(server.series_urls()[0])["level0"].image.values, pixels)

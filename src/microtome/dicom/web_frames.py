@@ -76,13 +76,15 @@ class WebRecord:
     def dataset(self, bulk: Collection[str] = ()) -> Dataset:
         """Return the metadata; bulk data are fetched for the keywords in ``bulk`` only.
 
-        Some servers leave binary attributes out of their metadata altogether. An ICC profile is then looked for in the
-        header of the instance itself, of which no more is fetched than that.
+        Some servers leave binary attributes out of their metadata altogether. ICC profiles and palettes are then looked
+        for in the header of the instance itself, of which no more is fetched than that.
         """
         base = f"{self.uri}/metadata"
         ds = dataset_from_json(self.attributes, self.uri, lambda uri: self.service.bulk(uri, base), bulk)
         ds.pop(_PIXEL_DATA, None)  # of native pixels, servers state where they are as bulk data
-        if "ICCProfile" in bulk and ds.get("SamplesPerPixel") == 3 and not _holds_profile(ds):
+        if ("ICCProfile" in bulk and _lacks_profile(ds)) or (
+            "RedPaletteColorLookupTableData" in bulk and _lacks_palette(ds)
+        ):
             return self.service.instance(self.address.path, self._header)
         return ds
 
@@ -98,8 +100,13 @@ class WebRecord:
         return WebFrames(instance, self)
 
 
-def _holds_profile(ds: Dataset) -> bool:
-    return any("ICCProfile" in holder for holder in (ds, *(ds.get("OpticalPathSequence") or ())))
+def _lacks_profile(ds: Dataset) -> bool:
+    holders = (ds, *(ds.get("OpticalPathSequence") or ()))
+    return ds.get("SamplesPerPixel") == 3 and not any("ICCProfile" in holder for holder in holders)
+
+
+def _lacks_palette(ds: Dataset) -> bool:
+    return not any(f"{kind}PaletteColorLookupTableData" in ds for kind in ("Red", "SegmentedRed"))
 
 
 class _StreamSource:
