@@ -128,7 +128,7 @@ AGAIN = {
     "closed in mid-body, chunked": Fault(close_after=5000, chunked=True),
     "closed in mid-body, no length": Fault(close_after=5000, connection_close=True),
     "closed in the headers of a part, no length": Fault(close_after=60, connection_close=True),
-    "closed in front of the last delimiter": Fault(close_after=-1, connection_close=True),
+    "closed in the last delimiter": Fault(close_after=-1, connection_close=True),
     "stall in front of the answer": Fault(delay=1.4),
     "stall in mid-body": Fault(stall_after=5000, stall=1.4),
     "drip, too slow": Fault(drip=40, delay=0.0),
@@ -155,7 +155,7 @@ def test_what_passes_is_not_seen(name: str, server: DICOMwebServer, pixels: dict
     if fault.close_after == -1:
         image(server).compute()
         total = next(r.sent for r in server.requests if r.frames)
-        fault = Fault(close_after=total - 4, connection_close=True)
+        fault = Fault(close_after=total - 6, connection_close=True)
         mt.cache.clear()
         server.reset()
     server.fault = first(fault)
