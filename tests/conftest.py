@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import microtome as mt
+from microtome.storage.dicomweb import service, session
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -21,6 +24,14 @@ def shared() -> Path:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture
+def new_to_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of any server, nothing is cached, and what failed is tried again soon."""
+    monkeypatch.setattr(session, "_BACKOFF", 0.01)
+    monkeypatch.setattr(service, "_services", {})
+    mt.cache.clear()
 
 
 @pytest.fixture(scope="session")

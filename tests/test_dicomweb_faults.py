@@ -65,12 +65,9 @@ def running(folders: dict[str, Path]) -> Iterator[dict[str, DICOMwebServer]]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is known of any server, nothing is cached, and nobody waits for long."""
-    monkeypatch.setattr(session, "_BACKOFF", 0.01)
+def quick(new_to_servers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody waits for long."""
     monkeypatch.setattr(session, "_LONGEST_BACKOFF", 0.02)
-    monkeypatch.setattr(service, "_services", {})
-    mt.cache.clear()
     with mt.config.set(http_timeout=1, http_retries=2):
         yield
 

@@ -24,7 +24,7 @@ from microtome.errors import (
     TranscodedWarning,
     UnsupportedCodecError,
 )
-from microtome.storage.dicomweb import service, session
+from microtome.storage.dicomweb import service
 from microtome.testing import DICOMwebServer, Fault, Request, make_slide
 from microtome.testing.dicomweb.message import Answer, Part, Refusal, size
 
@@ -63,11 +63,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Slide]:
 
 
 @pytest.fixture(autouse=True)
-def new(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is known of any server, and nothing is cached."""
-    monkeypatch.setattr(session, "_BACKOFF", 0.01)
-    monkeypatch.setattr(service, "_services", {})
-    mt.cache.clear()
+def new(new_to_servers: None) -> Iterator[None]:
     with mt.config.set(http_timeout=5, http_retries=1):
         yield
 

@@ -28,7 +28,7 @@ import microtome as mt
 from microtome.errors import CredentialsError, MicrotomeError, RequestError
 from microtome.lazy.recipe import Recipe
 from microtome.storage.credentials import Credentials
-from microtome.storage.dicomweb import service, session
+from microtome.storage.dicomweb import service
 from microtome.storage.dicomweb.transport import proxies_for
 from microtome.testing import DICOMwebServer, Fault, Request, make_slide
 from secrets_search import find_secret, whole_traceback
@@ -73,10 +73,7 @@ def server(running: DICOMwebServer) -> Iterator[DICOMwebServer]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "_BACKOFF", 0.01)
-    monkeypatch.setattr(service, "_services", {})
-    mt.cache.clear()
+def quick(new_to_servers: None) -> Iterator[None]:
     with mt.config.set(http_timeout=1, http_retries=1):
         yield
 

@@ -28,7 +28,7 @@ from microtome.storage import cache as cache_
 from microtome.storage.cache import EncodedFrame, FrameCache
 from microtome.storage.credentials import none
 from microtome.storage.dicomweb import gathering as gathering_
-from microtome.storage.dicomweb import service, session
+from microtome.storage.dicomweb import service
 from microtome.storage.dicomweb.gathering import Gathering
 from microtome.storage.dicomweb.surroundings import frames_around
 from microtome.storage.dicomweb.workers import Workers
@@ -63,10 +63,7 @@ def server(running: DICOMwebServer) -> Iterator[DICOMwebServer]:
 
 
 @pytest.fixture(autouse=True)
-def empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(session, "_BACKOFF", 0.01)
-    monkeypatch.setattr(service, "_services", {})
-    mt.cache.clear()
+def empty(new_to_servers: None) -> Iterator[None]:
     mt.cache.reset_statistics()
     with mt.config.set(http_timeout=5, http_retries=1):
         yield
@@ -382,7 +379,7 @@ def test_fork(lists: bool, slide: SyntheticSlide, pixels: Any) -> None:
                 for _ in range(4):
                     assert in_fork(lambda: bool((lazy[100:300, 100:300].values == pixels[100:300, 100:300]).all()))
                     assert in_fork(lambda: len(list(asked.search("studies"))) == 1)
-                    assert in_fork(lambda: asked.parallel(lambda i: i, range(9)) == list(range(9)))
+                    assert in_fork(lambda: asked.workers.parallel(lambda i: i, range(9)) == list(range(9)))
             finally:
                 stop.set()
                 for thread in busy:

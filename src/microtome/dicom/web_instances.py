@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -97,8 +96,7 @@ def _instance(service: Service, place: Address, item: JsonInstance, options: Web
     if not place.instance:
         raise CorruptHeaderError(f"{place.url}: metadata without a SOP Instance UID")
     record = WebRecord(service, place, item.attributes, item.positions, _transfer_syntax(item.attributes), options)
-    palette = value(item.attributes, "00280004") == "PALETTE COLOR"
-    ds = record.dataset(_PALETTES) if palette else record.dataset()
+    ds = record.dataset(_PALETTES if value(item.attributes, "00280004") == "PALETTE COLOR" else ())
 
     def positions(frames: int) -> Any:
         if item.positions is not None and len(item.positions.row) != frames:
@@ -161,24 +159,22 @@ def _belongs(item: JsonInstance, address: Address) -> bool:
 def _given(metadata: Metadata) -> list[JsonInstance]:
     """Read metadata that the user has: text, a file, or objects."""
     if isinstance(metadata, str) and metadata.lstrip("\ufeff \t\r\n")[:1] in ("[", "{"):
-        chunks: Iterable[bytes] = [metadata.encode()]
+        data = metadata.encode()
     elif isinstance(metadata, bytes):
-        chunks = [metadata]
+        data = metadata
     elif isinstance(metadata, str | os.PathLike):
         try:
-            chunks = [Path(metadata).read_bytes()]
+            data = Path(metadata).read_bytes()
         except OSError as e:
             raise OptionError(f"metadata={os.fspath(metadata)!r}: cannot be read ({e.strerror or e})") from None
     else:
         try:
-            text = json.dumps(list(metadata))
+            data = json.dumps(list(metadata)).encode()
         except (TypeError, ValueError):
             raise OptionError(
                 "metadata= is DICOM JSON: the text that slide.wsi.to_json() returns, a file with it, or its objects"
             ) from None
-        chunks = [text.encode()]
-    stream = io.BytesIO(b"".join(chunks))
-    return list(read_json_instances(iter(lambda: stream.read(1 << 18), b""), "metadata="))
+    return list(read_json_instances([data], "metadata="))
 
 
 def _series(service: Service, address: Address, wanted: str | None) -> list[Address]:
@@ -190,8 +186,6 @@ def _series(service: Service, address: Address, wanted: str | None) -> list[Addr
     query += [("includefield", field) for field in ("SeriesDescription", "NumberOfSeriesRelatedInstances")]
     try:
         found = list(service.search(path, query, limit=PAGE))
-    except NotOnServerError:
-        raise
     except RequestError as e:
         if e.status not in (400, 405, 501) or not address.study:
             raise
@@ -231,13 +225,12 @@ def _fetch(service: Service, address: Address) -> list[JsonInstance]:
         items = list(service.search(f"{address.path}/instances"))
     except RequestError:
         items = []
-    uids = [uid for uid in (value(item, _INSTANCE) for item in items) if uid]
-    if not uids:
-        raise failure
     paths = [
-        address.child(series=value(item, _SERIES), instance=value(item, _INSTANCE)).path
+        address.child(series=value(item, _SERIES), instance=uid).path
         for item in items
-        if value(item, _INSTANCE)
+        if (uid := value(item, _INSTANCE))
     ]
-    answers = service.parallel(lambda path: service.documents(f"{path}/metadata", read), paths)
+    if not paths:
+        raise failure
+    answers = service.workers.parallel(lambda path: service.documents(f"{path}/metadata", read), paths)
     return [instance for answer in answers for instance in answer]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from microtome import config
+from microtome.storage.forks import renew_in_forks
 from microtome.storage.lru import BytesLru
 
 __all__ = ["DecodedFrames", "decoded_frames"]
@@ -21,6 +21,11 @@ class DecodedFrames:
     """A least-recently-used cache of pixels, bounded by ``config.get().decoded_cache_bytes``. Safe between threads."""
 
     def __init__(self) -> None:
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """Begin anew: the lock may be held by a thread of another process."""
         self._lock = threading.Lock()
         self._frames: BytesLru[tuple[weakref.ref[Any], npt.NDArray[Any]]] = BytesLru()
 
@@ -43,15 +48,6 @@ class DecodedFrames:
 
 
 _cache = DecodedFrames()
-
-
-def _forget() -> None:
-    global _cache
-    _cache = DecodedFrames()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
 
 
 def decoded_frames() -> DecodedFrames:

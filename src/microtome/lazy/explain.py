@@ -68,7 +68,7 @@ def explain(asked: Sequence[tuple[SlideArray, tuple[Any, ...]]], pixels: int) ->
         lost += len(plan.lost)
         for unit in plan.units:
             try:
-                reads += array.reader.files[unit.matrix][unit.part].reads(unit.frames)
+                reads += array.reader.files[unit.matrix][unit.part].source.reads(unit.frames)
                 frames += len(unit.frames)
             except FrameError:
                 lost += len(unit.frames)

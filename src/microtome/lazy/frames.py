@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from microtome import config
 from microtome.dicom.decoding import FrameDecoder
-from microtome.dicom.instance import Instance, Read
+from microtome.dicom.instance import Instance
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
 from microtome.lazy import pool
 from microtome.lazy.buffers import scratch
@@ -55,10 +55,6 @@ class InstanceReader:
             decoder = FrameDecoder(replace(self.instance.format, transfer_syntax=transfer_syntax))
             self._decoders[transfer_syntax] = decoder
         return decoder
-
-    def reads(self, frames: list[int]) -> list[Read]:
-        """Return what reading frames of a unit takes."""
-        return self.source.reads(frames)
 
     def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None, share: bool = True) -> None:
         """Read, decode and paste the frames of a unit.

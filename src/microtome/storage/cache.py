@@ -6,7 +6,6 @@ recently; only whole frames enter it. A frame that is on its way is not fetched 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from microtome import config
 from microtome.errors import RequestError
+from microtome.storage.forks import renew_in_forks
 from microtome.storage.lru import BytesLru
 
 __all__ = ["EncodedFrame", "Statistics", "clear", "reset_statistics", "statistics"]
@@ -96,6 +96,11 @@ class FrameCache:
     """A least-recently-used cache of encoded frames, and the frames on their way to it. Safe between threads."""
 
     def __init__(self) -> None:
+        self.renew()
+        renew_in_forks(self)
+
+    def renew(self) -> None:
+        """Begin anew: a lock may be held, and flights awaited, by threads of another process."""
         self._lock = threading.Lock()
         self._frames: BytesLru[EncodedFrame] = BytesLru()
         self._flights: dict[Hashable, Flight] = {}
@@ -196,16 +201,6 @@ class FrameCache:
 
 
 _cache = FrameCache()
-
-
-def _forget() -> None:
-    # The lock may have been held by a thread that did not survive the fork, and flights belong to such threads.
-    global _cache
-    _cache = FrameCache()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
 
 
 def frame_cache() -> FrameCache:

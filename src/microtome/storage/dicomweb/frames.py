@@ -202,7 +202,7 @@ class InstanceFrames:
             cache.deliver({self._key(number): frame for number, frame in frames.items()}, flights)
 
         try:
-            self.service.parallel(fetch, self._batches(sorted(_number(key) for key in flights)))
+            self.service.workers.parallel(fetch, self._batches(sorted(_number(key) for key in flights)))
         except RequestError as e:
             why = copy_error(e) if is_of_server(e) else None
             raise
@@ -249,7 +249,7 @@ class InstanceFrames:
             except NotOnServerError:
                 return {}
 
-        return {n: frame for frames in self.service.parallel(one, numbers) for n, frame in frames.items()}
+        return {n: frame for frames in self.service.workers.parallel(one, numbers) for n, frame in frames.items()}
 
     # -- one request -------------------------------------------------------------------------------------------------
 

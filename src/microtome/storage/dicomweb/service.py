@@ -21,7 +21,6 @@ from microtome.storage.dicomweb.workers import Workers
 __all__ = ["PAGE", "Capabilities", "Service", "negotiate", "service", "value"]
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 JSON = "application/dicom+json"
 _IN_PARTS = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -48,6 +47,8 @@ class Capabilities:
         Whether it sends an instance as such, rather than as the one part of a multipart answer.
     page
         The most results that it has sent in one page of a search.
+    syntaxes
+        Whether its searches tell the transfer syntax of instances.
     failing
         Paths of instances whose frames it fails to send as they are stored, although it can decode them.
     """
@@ -219,10 +220,6 @@ class Service:
 
         in_parts_first = whole or self.capabilities.single is False
         return negotiate((_IN_PARTS, *_SINGLE) if in_parts_first else (*_SINGLE, _IN_PARTS), ask)
-
-    def parallel(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Call on every item, as many at a time as there are connections; raise the first error when all have ended."""
-        return self.workers.parallel(call, items)
 
 
 def negotiate(forms: Sequence[str], ask: Callable[[str], T]) -> T:
