@@ -45,7 +45,7 @@ CREDENTIALS: dict[str, Callable[[], Credentials | None]] = {
     "headers": lambda: mt.credentials.headers({"X-Api-Key": KEY}),
     "callable": lambda: mt.credentials.bearer(lambda: TOKEN),
 }
-PATIENT = {"PatientName": "Müller^Anna Maria", "PatientID": "MRN 4711/Ä", "AccessionNumber": "A&17<b>"}
+PATIENT = {"PatientName": "Müller^Annegret Maria", "PatientID": "MRN Q4711Z/Ä", "AccessionNumber": "A&17<b>"}
 
 
 def secrets_in(text: str) -> list[str]:
@@ -337,7 +337,7 @@ def test_cookies_are_not_kept(server: DICOMwebServer) -> None:
 
 def patient_in(text: str) -> list[str]:
     found = [f"{name} ({form})" for name, value in PATIENT.items() for form in find_secret(text, value)]
-    words = ("Müller", "MÜLLER", "Anna", "4711", "A&17", "A&amp;17")
+    words = ("Müller", "MÜLLER", "Annegret", "Q4711Z", "A&17", "A&amp;17")
     return found + [word for word in words if word.lower() in text.lower()]
 
 
