@@ -13,6 +13,7 @@
     │   ├── CorruptFrameError        its bytes do not decode to the pixels they should
     │   └── UnsupportedCodecError    no decoder for its transfer syntax or pixel format
     ├── SelectionError               indices outside the image       (also IndexError)
+    │   └── LevelNotFoundError       the slide has no such level
     ├── SpacingUndefinedError        millimetres asked of a level without a spacing
     ├── SlideChangedError            the bytes changed since the slide was opened
     ├── RequestError                 a server cannot be reached, or refuses      (also OSError)
@@ -29,6 +30,7 @@
     ├── AlternativesWarning          several instances claim the same pixels
     ├── IncompleteSlideWarning       parts or frames that should be there are not
     ├── SlowAccessWarning            this file allows no random access
+    ├── NoProfileWarning             an image without ICC profile keeps the colours that it has
     └── TranscodedWarning            a server encodes the pixels anew, which may alter them
 """
 
@@ -45,10 +47,12 @@ __all__ = [
     "FrameOrderWarning",
     "GeometryWarning",
     "IncompleteSlideWarning",
+    "LevelNotFoundError",
     "MicrotomeError",
     "MicrotomeWarning",
     "MissingDependencyError",
     "MissingFrameError",
+    "NoProfileWarning",
     "NotASlideError",
     "NotOnServerError",
     "OpenError",
@@ -122,6 +126,10 @@ class SelectionError(MicrotomeError, IndexError):
     """A region or an index that lies outside the image."""
 
 
+class LevelNotFoundError(SelectionError):
+    """The slide has no level, or no associated image, of this number, name or spacing; the message lists them."""
+
+
 class SpacingUndefinedError(MicrotomeError):
     """Millimetres were asked of a level whose pixel spacing is not stated."""
 
@@ -193,6 +201,10 @@ class IncompleteSlideWarning(MicrotomeWarning):
 
 class SlowAccessWarning(MicrotomeWarning):
     """A file allows no random access; it is read whole."""
+
+
+class NoProfileWarning(MicrotomeWarning):
+    """An image has no ICC profile, so that its colours are not known: they are left as they are."""
 
 
 class TranscodedWarning(MicrotomeWarning):

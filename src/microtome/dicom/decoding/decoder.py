@@ -131,7 +131,7 @@ class FrameDecoder:
 
     def _decode_stream(self, view: memoryview, out: Array | None) -> Array:
         fmt = self.fmt
-        plan = plan_stream(view, fmt, self._lookup)
+        plan = self._plan(view)
         if plan is not None:
             stream, recipe = plan
             if recipe.length and stream is view:
@@ -143,6 +143,10 @@ class FrameDecoder:
         if fmt.transfer_syntax not in _FAMILIES:
             raise UnsupportedCodecError(f"the transfer syntax is unknown, and so is a stream that begins with {start}")
         raise CorruptFrameError(f"bytes begin with {start}, not with a {_FAMILIES[fmt.transfer_syntax][0]} stream")
+
+    def _plan(self, view: memoryview) -> tuple[memoryview, Recipe] | None:
+        """Find out how a stream is decoded; see `plan_stream`."""
+        return plan_stream(view, self.fmt, self._lookup)
 
     def _decode_native(self, view: memoryview, out: Array | None, bit_offset: int) -> Array:
         fmt = self.fmt
