@@ -7,10 +7,11 @@
 
 from microtome import config, errors
 from microtome.finding import find_slides
+from microtome.model import PixelSpacing
 from microtome.opening import open_slide
 from microtome.ops import accessors as _accessors
 from microtome.storage import cache, credentials
 
 __version__ = "0.1.0"
-__all__ = ["cache", "config", "credentials", "errors", "find_slides", "open_slide"]
+__all__ = ["PixelSpacing", "cache", "config", "credentials", "errors", "find_slides", "open_slide"]
 _accessors.register()

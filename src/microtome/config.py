@@ -47,6 +47,9 @@ class Settings:
     decoded_cache_bytes
         Decoded frames that the process keeps, in bytes, for programs that show the same place again and again.
         Default: 0.
+    overlap_cache_bytes
+        Decoded frames that the process keeps, in bytes, while patches or resampled blocks are read, because their
+        neighbours show the rest of them. Default: 64 MiB; 0 for none.
     """
 
     decode_threads: int = 0
@@ -59,6 +62,7 @@ class Settings:
     frames_per_request: int = 256
     frame_cache_bytes: int = 256 << 20
     decoded_cache_bytes: int = 0
+    overlap_cache_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -68,7 +72,7 @@ class Settings:
         self.decode_threads = self.decode_threads or _cpus()
 
 
-_MAY_BE_ZERO = ("http_retries", "frame_cache_bytes", "decoded_cache_bytes")
+_MAY_BE_ZERO = ("http_retries", "frame_cache_bytes", "decoded_cache_bytes", "overlap_cache_bytes")
 
 
 def _whole(name: str, value: object) -> int:

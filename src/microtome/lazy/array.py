@@ -3,58 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from xarray.backends import BackendArray
-from xarray.core.indexing import ExplicitIndexer, VectorizedIndexer
 
+from microtome.errors import OptionError
 from microtome.lazy.axis import Axis, Run, length, normalize
+from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.buffers import empty
-from microtome.lazy.plan import Grouping, Plan, plan_points
+from microtome.lazy.plan import Grouping, plan_points
 from microtome.lazy.reader import LevelReader
 from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
-from microtome.lazy.window import Window
+from microtome.lazy.window import SlideWindow
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["Kind", "SlideArray", "probing", "recording"]
+__all__ = ["Kind", "SlideArray"]
 
 Kind = Literal["image", "coverage"]
 Pixels = npt.NDArray[Any]
 AXES = ("z", "path", "y", "x", "c")
-_local = threading.local()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forget_open_slides)
 
 
-@contextmanager
-def recording() -> Iterator[list[tuple[SlideArray, tuple[Any, ...]]]]:
-    """Let arrays note what this thread asks of them, and answer with zeros, instead of reading."""
-    notes: list[tuple[SlideArray, tuple[Any, ...]]] = []
-    before, _local.probe = getattr(_local, "probe", None), notes
-    try:
-        yield notes
-    finally:
-        _local.probe = before
-
-
-@contextmanager
-def probing(axis: int) -> Iterator[None]:
-    """Let arrays answer this thread with the numbers of pixels along one of their axes, instead of pixels."""
-    before, _local.probe = getattr(_local, "probe", None), axis
-    try:
-        yield
-    finally:
-        _local.probe = before
-
-
-class SlideArray(BackendArray):
+class SlideArray(LazyArray):
     """Pixels of one image of a slide, or which of them are real, by NumPy's and xarray's rules of indexing.
 
     Reads exactly the frames under a selection. Pickles to a reference; the slide is opened again where it is read.
@@ -73,6 +46,8 @@ class SlideArray(BackendArray):
         Of the array.
     opened
         The slide, where this process has it open.
+    factor
+        1, or 2, 4 or 8 for frames that are decoded at a part of their size; see `reduced_level`.
     """
 
     def __init__(
@@ -84,6 +59,7 @@ class SlideArray(BackendArray):
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         opened: OpenSlide | None = None,
+        factor: int = 1,
     ) -> None:
         self.ref = ref
         self.node = node
@@ -91,17 +67,18 @@ class SlideArray(BackendArray):
         self.dims = dims
         self.shape = shape
         self.dtype = dtype
+        self.factor = factor
         self._opened = opened
-        self._reader = opened.reader(node) if opened else None
+        self._reader = opened.reduced_reader(node, factor) if opened else None
         self._pid = os.getpid()
-        self._window: Window | None = None
-        self.twin: SlideArray | None = None
-        """An equal array of an earlier opening, which this one keeps alive; see `remember_chunked`."""
+        self._window: SlideWindow | None = None
 
     @classmethod
-    def of(cls, opened: OpenSlide, node: str, kind: Kind = "image") -> SlideArray:
+    def of(cls, opened: OpenSlide, node: str, kind: Kind = "image", factor: int = 1) -> SlideArray:
         """Return the array of a node of an open slide."""
-        reader = opened.reader(node)
+        reader = opened.reduced_reader(node, factor)
+        if reader is None:
+            raise OptionError(f"{node}: its frames cannot be decoded at 1/{factor} of their size")
         z, paths, rows, columns, samples = reader.shape
         sizes = {"z": z, "path": paths, "y": rows, "x": columns, "c": samples if reader.colour else paths}
         drop = {d for d in ("z", "path") if sizes[d] == 1 or (d == "path" and not reader.colour)}
@@ -109,18 +86,22 @@ class SlideArray(BackendArray):
             drop.add("c")
         dims = tuple(d for d in sizes if d not in drop)
         dtype = reader.dtype if kind == "image" else np.dtype(bool)
-        return cls(opened.ref, node, kind, dims, tuple(sizes[d] for d in dims), dtype, opened)
+        return cls(opened.ref, node, kind, dims, tuple(sizes[d] for d in dims), dtype, opened, factor)
+
+    def reduced(self, factor: int) -> SlideArray | None:
+        """Return the array of the same image decoded at 1/``factor`` of its size; None if it cannot be."""
+        if self.factor != 1 or self.opened.reduced_reader(self.node, factor) is None:
+            return None
+        return SlideArray.of(self.opened, self.node, self.kind, factor)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SlideArray, (self.ref, self.node, self.kind, self.dims, self.shape, self.dtype)
-
-    def __dask_tokenize__(self) -> tuple[str, ...]:
-        return ("microtome", self.token)
+        return SlideArray, (self.ref, self.node, self.kind, self.dims, self.shape, self.dtype, None, self.factor)
 
     @property
     def token(self) -> str:
         """Names the pixels: the same in every process, another for other files, options, nodes, or ways to them."""
-        return f"{self.ref.token}-{self.node}-{self.kind}"
+        reduced = f"-{self.factor}" if self.factor > 1 else ""
+        return f"{self.ref.token}-{self.node}-{self.kind}{reduced}"
 
     def __repr__(self) -> str:
         return f"<microtome {self.kind} of {self.node} {self.shape} {self.dtype}>"
@@ -130,27 +111,18 @@ class SlideArray(BackendArray):
         """The slide, opened in this process."""
         if self._opened is None or self._pid != os.getpid():
             self._opened = resolve(self.ref)
-            self._reader = self._opened.reader(self.node)
+            self._reader = self._opened.reduced_reader(self.node, self.factor)
             self._pid = os.getpid()
         return self._opened
 
     @property
     def reader(self) -> LevelReader:
         """What reads the pixels."""
-        if self._reader is None or self._pid != os.getpid():
-            self._reader = self.opened.reader(self.node)
-        return self._reader
-
-    def __getitem__(self, key: ExplicitIndexer) -> Pixels:
-        probe = getattr(_local, "probe", None)
-        if isinstance(probe, list):
-            probe.append((self, key.tuple))
-            return _zeros(self, key)
-        if probe is not None:
-            return _numbered(self, key.tuple, probe)
-        if isinstance(key, VectorizedIndexer):
-            return self._points(key.tuple)
-        return self.block(key.tuple)
+        reader = self._reader
+        if reader is None or self._pid != os.getpid():
+            reader = self._reader = self.opened.reduced_reader(self.node, self.factor)
+            assert reader is not None
+        return reader
 
     def select(self, key: tuple[Any, ...]) -> tuple[dict[str, Axis], set[str], set[str]]:
         """Return what is selected along each axis, which axes are reversed, and which are dropped."""
@@ -194,7 +166,7 @@ class SlideArray(BackendArray):
         if rectangle is not None:  # what nearly every read is, the shortest way
             window = self._window
             if window is None or not window.current:
-                window = self._window = Window(self, (slice(None),) * self.ndim)
+                window = self._window = SlideWindow(self, (slice(None),) * self.ndim)
             return window.read(*rectangle, None)
         axes, reverse, dropped = self.select(key)
         reader = self.reader
@@ -214,7 +186,7 @@ class SlideArray(BackendArray):
         result: Pixels = full[tuple(index)]
         return result
 
-    def _points(self, key: tuple[Any, ...]) -> Pixels:
+    def points(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""
         reader = self.reader
         arrays = {d: np.asarray(k) for d, k in zip(self.dims, key, strict=True) if not isinstance(k, slice)}
@@ -258,34 +230,30 @@ class SlideArray(BackendArray):
             pixels = np.take_along_axis(pixels, index["c"][:, np.newaxis], axis=1)
         return pixels.reshape(full)
 
-    def plan(self, key: tuple[Any, ...]) -> Plan:
-        """Plan what `block` would read."""
+    def plans(self, key: tuple[Any, ...]) -> Plans:
+        """Return what `block` would read; of coverage nothing is."""
+        if self.kind == "coverage":
+            return []
         axes, _, _ = self.select(key)
-        return self.reader.plan(self.reader.planes(axes["z"], axes["path"]), [(axes["y"], axes["x"])])
+        reader = self.reader
+        return [(reader, reader.plan(reader.planes(axes["z"], axes["path"]), [(axes["y"], axes["x"])]))]
 
+    def window(self, key: tuple[Any, ...], keep: bool = False) -> SlideWindow:
+        """Return a part prepared for many reads; see `LazyArray.window`."""
+        return SlideWindow(self, key, keep)
 
-def _numbered(array: SlideArray, key: tuple[Any, ...], axis: int) -> Pixels:
-    """Return the number of each selected pixel along an axis, in the shape of the selection."""
-    picked = [np.arange(n)[k] for k, n in zip(key, array.shape, strict=True)]
-    shape = tuple(len(p) for p in picked if p.ndim)
-    if not picked[axis].ndim:
-        return np.full(shape, picked[axis])
-    ahead = sum(p.ndim for p in picked[:axis])
-    numbers = picked[axis].reshape((-1,) + (1,) * (len(shape) - ahead - 1))
-    return np.broadcast_to(numbers, shape)
+    def coverage(self, key: tuple[Any, ...]) -> tuple[LazyArray, tuple[Any, ...]]:
+        """Return the array that says which pixels of a part are real, and which part of it that is."""
+        covered = SlideArray.of(self.opened, self.node, "coverage", self.factor)
+        at = dict(zip(self.dims, key, strict=True))
+        return covered, tuple(at[d] for d in covered.dims)
 
-
-def _zeros(array: SlideArray, key: ExplicitIndexer) -> Pixels:
-    """Return zeros of the shape of a selection, in the memory of one."""
-    arrays = [k for k in key.tuple if isinstance(k, np.ndarray)]
-    slices = [len(range(*k.indices(n))) for k, n in zip(key.tuple, array.shape, strict=True) if isinstance(k, slice)]
-    if isinstance(key, VectorizedIndexer):
-        shape = (*np.broadcast_shapes(*(a.shape for a in arrays)), *slices)
-    else:
-        sizes = [
-            len(range(*k.indices(n))) if isinstance(k, slice) else len(k)
-            for k, n in zip(key.tuple, array.shape, strict=True)
-            if isinstance(k, slice | np.ndarray)
-        ]
-        shape = tuple(sizes)
-    return np.broadcast_to(np.zeros((), array.dtype), shape)
+    def fill(self, key: tuple[Any, ...]) -> Pixels:
+        """Return the value (channels,) that stands for pixels beyond the edge of a part."""
+        if self.kind == "coverage":
+            return np.zeros(1, np.bool_)
+        reader = self.reader
+        channels = np.arange(reader.channels)
+        if reader.colour:
+            return np.atleast_1d(reader.fill[channels[dict(zip(self.dims, key, strict=True))["c"]]])
+        return reader.fill

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 from microtome import config
 
@@ -14,7 +15,12 @@ tenth of a second."""
 
 
 def block_shape(
-    sizes: Mapping[Hashable, int], frame: Mapping[str, int], y: str, x: str, itemsize: int
+    sizes: Mapping[Hashable, int] | Mapping[str, int],
+    frame: Mapping[str, int],
+    y: str,
+    x: str,
+    itemsize: int,
+    weight: float = 1.0,
 ) -> dict[str, int]:
     """Return the extent of a block along each dimension.
 
@@ -28,6 +34,8 @@ def block_shape(
         The dimensions along which frames are joined.
     itemsize
         Bytes of one sample.
+    weight
+        How many times its bytes a block counts: what it is computed from may be larger.
 
     Returns
     -------
@@ -35,7 +43,8 @@ def block_shape(
         Multiples of the frame: as many frames each way as come nearest to ``config.get().block_bytes``, more where
         there would be over `MAX_BLOCKS` blocks; never larger than the array.
     """
-    frame_bytes = itemsize
+    extents: Mapping[Any, int] = sizes
+    frame_bytes = itemsize * weight
     for extent in frame.values():
         frame_bytes *= extent
     target = config.get().block_bytes
@@ -44,10 +53,10 @@ def block_shape(
         shape = dict(frame)
         shape[y] = side * frame[y]
         shape[x] = side * frame[x]
-        shape = {dim: max(1, min(extent, sizes[dim])) for dim, extent in shape.items()}
+        shape = {dim: max(1, min(extent, extents[dim])) for dim, extent in shape.items()}
         blocks = 1
         for dim, extent in shape.items():
-            blocks *= -(-sizes[dim] // extent)
-        if blocks <= MAX_BLOCKS or (shape[y] >= sizes[y] and shape[x] >= sizes[x]):
+            blocks *= -(-extents[dim] // extent)
+        if blocks <= MAX_BLOCKS or (shape[y] >= extents[y] and shape[x] >= extents[x]):
             return shape
         side += max(1, side // 4)

@@ -22,6 +22,10 @@ class Canvas(Protocol):
         """Return the place of a job if a frame of this shape may be decoded straight into it."""
         ...
 
+    def shows_all(self, job: Any, shape: tuple[int, ...]) -> bool:
+        """Tell whether a job shows all of a frame of this shape."""
+        ...
+
     def put(self, job: Any, pixels: Pixels) -> None:
         """Paste pixels (rows, columns, channels) of a frame."""
         ...
@@ -43,12 +47,15 @@ class RegionCanvas:
         _, y, x = job
         if y.need != shape[0] or x.need != shape[1]:
             return None
-        if self._channels is not None or type(y.target) is not slice or type(x.target) is not slice:
-            return None
-        if y.source != slice(0, shape[0]) or x.source != slice(0, shape[1]):
+        if self._channels is not None or not self.shows_all(job, shape):
             return None
         place: Pixels = self._view[job.slot][y.target, x.target]
         return place if place.shape == shape and place.flags.c_contiguous else None
+
+    def shows_all(self, job: Job, shape: tuple[int, ...]) -> bool:
+        """Tell whether a job shows all of a frame of this shape."""
+        y, x = job.y.source, job.x.source
+        return type(y) is slice and type(x) is slice and y == slice(0, shape[0]) and x == slice(0, shape[1])
 
     def put(self, job: Job, pixels: Pixels) -> None:
         """Paste pixels (rows, columns, channels) of a frame."""
@@ -88,6 +95,10 @@ class PointCanvas:
     def whole(self, job: PointJob, shape: tuple[int, ...]) -> Pixels | None:
         """Return None: points are no frame."""
         return None
+
+    def shows_all(self, job: PointJob, shape: tuple[int, ...]) -> bool:
+        """Return False: points are no frame."""
+        return False
 
     def put(self, job: PointJob, pixels: Pixels) -> None:
         """Paste pixels (rows, columns, channels) of a frame."""

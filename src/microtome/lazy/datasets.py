@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from xarray.core.indexing import LazilyIndexedArray
 
 from microtome.dicom.geometry import Placement
 from microtome.dicom.pyramid import Level
 from microtome.lazy.array import SlideArray
 from microtome.lazy.blocks import block_shape
+from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.recipe import OpenSlide
-from microtome.lazy.unwrap import remember_chunked, unwrap
+from microtome.lazy.unwrap import unwrap
 from microtome.model import PixelSpacing
 
 __all__ = ["axis_coordinate", "chunk", "dataset", "root"]
@@ -23,9 +23,12 @@ __all__ = ["axis_coordinate", "chunk", "dataset", "root"]
 _ASSOCIATED_DIMS = {"y": "row", "x": "column"}
 
 
-def axis_coordinate(offset: float, spacing: float, count: int) -> npt.NDArray[np.float64]:
-    """Return the pixel centres along an axis in mm from level 0's corner: the one place that makes coordinates."""
-    centres: npt.NDArray[np.float64] = offset + (np.arange(count, dtype=np.float64) + 0.5) * spacing
+def axis_coordinate(offset: float, spacing: float, count: int, first: int = 0) -> npt.NDArray[np.float64]:
+    """Return the pixel centres along an axis in mm from level 0's corner: the one place that makes coordinates.
+
+    ``offset`` is the outer edge of pixel 0; the result begins with pixel ``first``.
+    """
+    centres: npt.NDArray[np.float64] = offset + (np.arange(first, first + count, dtype=np.float64) + 0.5) * spacing
     return centres
 
 
@@ -57,7 +60,10 @@ def _variable(opened: OpenSlide, node: str, attrs: dict[str, Any]) -> xr.Variabl
     names = _ASSOCIATED_DIMS if node.startswith("associated/") else {}
     dims = tuple(names.get(d, d) for d in array.dims)
     chunks = {names.get(d, d): n for d, n in _frame_chunks(array, level).items()}
-    return xr.Variable(dims, LazilyIndexedArray(array), attrs, {"preferred_chunks": chunks})
+    variable = lazy_variable(array, dims)
+    variable.attrs = attrs
+    variable.encoding = {"preferred_chunks": chunks}
+    return variable
 
 
 def dataset(opened: OpenSlide, node: str) -> xr.Dataset:
@@ -145,8 +151,4 @@ def chunk(data: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
         shape = block_shape(image.sizes, frame, y, x, image.dtype.itemsize)
     else:
         shape = frame | {d: n for d, n in chunks.items() if d in frame}
-    # Without its coordinates: those that are no index would become Dask arrays, too.
-    chunked = data.drop_vars(data.coords).chunk(shape, name_prefix="microtome-", token=array.token, inline_array=True)
-    blocks: Any = chunked["image"].data
-    remember_chunked(blocks.name, array)
-    return data.assign(image=chunked["image"].variable)
+    return data.assign(image=to_dask(image, array, shape))

@@ -1,4 +1,4 @@
-"""Decoded frames that the process keeps if told to: for programs that show the same place again and again."""
+"""Decoded frames that the process keeps: those that neighbouring patches and blocks share; all of them, if told to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from microtome import config
 from microtome.storage.forks import renew_in_forks
 from microtome.storage.lru import BytesLru
 
-__all__ = ["DecodedFrames", "decoded_frames"]
+__all__ = ["DecodedFrames", "decoded_frames", "kept_bytes"]
 
 Key = tuple[int, int]
 
 
 class DecodedFrames:
-    """A least-recently-used cache of pixels, bounded by ``config.get().decoded_cache_bytes``. Safe between threads."""
+    """A least-recently-used cache of pixels, bounded in bytes. Safe between threads."""
 
     def __init__(self) -> None:
         self.renew()
@@ -41,10 +41,10 @@ class DecodedFrames:
         # Another owner may have come to live at the same address.
         return entry[1] if entry is not None and entry[0]() is owner else None
 
-    def put(self, key: Key, owner: Any, pixels: npt.NDArray[Any]) -> None:
-        """Keep the pixels of a frame, which nobody changes any more."""
+    def put(self, key: Key, owner: Any, pixels: npt.NDArray[Any], limit: int) -> None:
+        """Keep the pixels of a frame, which nobody changes any more, in at most ``limit`` bytes with all others."""
         with self._lock:
-            self._frames.put(key, (weakref.ref(owner), pixels), pixels.nbytes, config.get().decoded_cache_bytes)
+            self._frames.put(key, (weakref.ref(owner), pixels), pixels.nbytes, limit)
 
 
 _cache = DecodedFrames()
@@ -53,3 +53,9 @@ _cache = DecodedFrames()
 def decoded_frames() -> DecodedFrames:
     """Return the cache of this process."""
     return _cache
+
+
+def kept_bytes(shared: bool) -> int:
+    """Return how many bytes of decoded frames are kept by a read whose frames others share, or do not; 0 for none."""
+    settings = config.get()
+    return max(settings.decoded_cache_bytes, settings.overlap_cache_bytes if shared else 0)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from microtome.dicom.instance import Read
 from microtome.errors import FrameError
-from microtome.lazy.array import SlideArray
+from microtome.lazy.base import Plans
 
 __all__ = ["Explanation", "explain"]
 
@@ -57,18 +53,15 @@ class Explanation:
         return text + (f"; {self.lost} frames are lost" if self.lost else "")
 
 
-def explain(asked: Sequence[tuple[SlideArray, tuple[Any, ...]]], pixels: int) -> Explanation:
-    """Explain what keys ask of lazy arrays. Offset tables are read where they are not known yet; pixels are not."""
+def explain(plans: Plans, pixels: int) -> Explanation:
+    """Explain what plans take. Offset tables are read where they are not known yet; pixels are not."""
     frames = lost = 0
     reads: list[Read] = []
-    for array, key in asked:
-        if any(isinstance(k, np.ndarray) and k.ndim != 1 for k in key):
-            continue
-        plan = array.plan(key)
+    for reader, plan in plans:
         lost += len(plan.lost)
         for unit in plan.units:
             try:
-                reads += array.reader.files[unit.matrix][unit.part].source.reads(unit.frames)
+                reads += reader.files[unit.matrix][unit.part].source.reads(unit.frames)
                 frames += len(unit.frames)
             except FrameError:
                 lost += len(unit.frames)

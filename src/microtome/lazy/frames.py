@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from microtome import config
 from microtome.dicom.decoding import FrameDecoder
+from microtome.dicom.decoding.reduced import frame_decoder
 from microtome.dicom.instance import Instance
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
 from microtome.lazy import pool
 from microtome.lazy.buffers import scratch
 from microtome.lazy.canvas import Canvas
-from microtome.lazy.decoded import decoded_frames
+from microtome.lazy.decoded import decoded_frames, kept_bytes
 from microtome.lazy.plan import Unit
 
 __all__ = ["InstanceReader", "threads_for"]
@@ -52,11 +53,11 @@ class InstanceReader:
         """Return what decodes frames of a transfer syntax: a server may send another than is stored."""
         decoder = self._decoders.get(transfer_syntax)
         if decoder is None:
-            decoder = FrameDecoder(replace(self.instance.format, transfer_syntax=transfer_syntax))
+            decoder = frame_decoder(replace(self.instance.format, transfer_syntax=transfer_syntax))
             self._decoders[transfer_syntax] = decoder
         return decoder
 
-    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None, share: bool = True) -> None:
+    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None, share: bool = True, keep: bool = False) -> None:
         """Read, decode and paste the frames of a unit.
 
         Parameters
@@ -69,23 +70,27 @@ class InstanceReader:
             Value (channels,) in place of frames that are missing; None where that is an error.
         share
             Whether other threads may take part of a long list, in any order.
+        keep
+            Whether decoded frames are kept that are pasted in part.
         """
-        if config.get().decoded_cache_bytes:
+        settings = config.get()
+        kept = kept_bytes(keep)
+        if kept:
             unit = self._paste_decoded(unit, canvas)
             if not unit.frames:
                 return
         payloads, syntaxes = self.source.payloads(unit.frames)
         frames = list(zip(unit.frames, unit.jobs, payloads, syntaxes or repeat(None), strict=False))
         if len(frames) <= SHARED or not share:
-            self._paste(frames, canvas, fill)
+            self._paste(frames, canvas, fill, kept)
             return
         pieces = [frames[i : i + SHARED] for i in range(0, len(frames), SHARED)]
-        pool.run(lambda piece: self._paste(piece, canvas, fill), pieces, config.get().decode_threads)
+        pool.run(lambda piece: self._paste(piece, canvas, fill, kept), pieces, settings.decode_threads)
 
-    def _paste(self, frames: Sequence[Encoded], canvas: Canvas, fill: Pixels | None) -> None:
+    def _paste(self, frames: Sequence[Encoded], canvas: Canvas, fill: Pixels | None, kept: int) -> None:
         shape = self.shape
         buffer = scratch(shape, self.dtype)
-        keep = config.get().decoded_cache_bytes > 0
+        all_are_kept = config.get().decoded_cache_bytes > 0
         for frame, jobs, payload, syntax in frames:
             if payload is None:
                 if fill is None:
@@ -108,8 +113,8 @@ class InstanceReader:
             except FrameError as e:
                 self.source.discard([frame])
                 raise type(e)(self._message(frame, str(e))) from e
-            if keep:
-                decoded_frames().put((id(self), frame), self, pixels.copy())
+            if kept and (all_are_kept or len(jobs) > 1 or not canvas.shows_all(jobs[0], shape)):
+                decoded_frames().put((id(self), frame), self, pixels.copy(), kept)
 
     def _paste_decoded(self, unit: Unit, canvas: Canvas) -> Unit:
         """Paste the frames that were decoded before; return the others."""

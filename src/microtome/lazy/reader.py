@@ -97,8 +97,11 @@ class LevelReader:
         regions: Sequence[tuple[Axis, Axis]],
         view: Pixels,
         channels: slice | npt.NDArray[np.int64] | None = None,
+        keep: bool = False,
     ) -> None:
         """Read regions into ``view``: ([region,] z, path, y, x, sample), the first axis only where there are several.
+
+        With ``keep``, decoded frames are kept of which the regions show a part only.
 
         Raises
         ------
@@ -108,7 +111,7 @@ class LevelReader:
         plan = plan_regions(self.level, planes, regions, self._grouping)
         if not plan.complete:
             view[...] = self.fill if channels is None else self.fill[channels]
-        self._execute(plan, RegionCanvas(view, channels))
+        self._execute(plan, RegionCanvas(view, channels), keep)
 
     def read_points(
         self,
@@ -134,7 +137,7 @@ class LevelReader:
                 for job in jobs:
                     canvas.fill(job, covered)
 
-    def _execute(self, plan: Plan, canvas: Canvas) -> None:
+    def _execute(self, plan: Plan, canvas: Canvas, keep: bool = False) -> None:
         if plan.lost and self.missing == "raise":
             self._raise_lost(plan)
         fill = self.fill if self.missing == "fill" else None
@@ -143,7 +146,7 @@ class LevelReader:
         share = not plan.overlapping
 
         def work(unit: Unit) -> None:
-            files[unit.matrix][unit.part].paste(unit, canvas, fill, share)
+            files[unit.matrix][unit.part].paste(unit, canvas, fill, share, keep)
 
         units = plan.units
         if len(units) == 1:

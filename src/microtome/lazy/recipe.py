@@ -23,7 +23,8 @@ from microtome.dicom.header import read_instance
 from microtome.dicom.instance import Instance
 from microtome.dicom.matrix import FrameOrder
 from microtome.dicom.part10 import DEFLATED
-from microtome.dicom.pyramid import Slide, build_slide, find_candidates, select
+from microtome.dicom.pyramid import Level, Slide, build_slide, find_candidates, select
+from microtome.dicom.reduction import reduced_level
 from microtome.errors import (
     IncompleteSlideWarning,
     NotASlideError,
@@ -216,17 +217,27 @@ class OpenSlide:
         self.ref = ref
         self.slide = slide
         self.geometry = geometry
-        self._readers: dict[str, LevelReader] = {}
+        self._readers: dict[tuple[str, int], LevelReader | None] = {}
         self._lock = threading.Lock()
 
     def reader(self, node: str) -> LevelReader:
         """Return what reads the image at a node."""
+        reader = self.reduced_reader(node, 1)
+        assert reader is not None
+        return reader
+
+    def reduced_reader(self, node: str, factor: int) -> LevelReader | None:
+        """Return what reads the image at a node at 1/``factor`` of its size; None where its frames do not allow it."""
         with self._lock:
-            if node not in self._readers:
+            key = node, factor
+            if key not in self._readers:
                 recipe = self.ref.recipe
                 fill = recipe.fill if not node.startswith("associated/") else None
-                self._readers[node] = LevelReader(self.slide.images[node], recipe.missing, fill)
-            return self._readers[node]
+                level: Level | None = self.slide.images[node]
+                if factor > 1 and level is not None:
+                    level = reduced_level(level, factor)
+                self._readers[key] = None if level is None else LevelReader(level, recipe.missing, fill)
+            return self._readers[key]
 
 
 _lock = threading.RLock()

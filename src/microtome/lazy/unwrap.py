@@ -18,32 +18,35 @@ from xarray.core.indexing import (
     MemoryCachedArray,
 )
 
-from microtome.lazy.array import SlideArray, probing, recording
-from microtome.lazy.window import Window, contiguous
+from microtome.lazy.base import LazyArray, Plans, contiguous, probing, recording
+from microtome.lazy.window import Window
 
-__all__ = ["View", "remember_chunked", "requests", "unwrap"]
+__all__ = ["View", "crop_plans", "remember_chunked", "requests", "unwrap"]
 
 _WRAPPERS = (CopyOnWriteArray, ImplicitToExplicitIndexingAdapter, MemoryCachedArray)
-_chunked: weakref.WeakValueDictionary[str, SlideArray] = weakref.WeakValueDictionary()
+_chunked: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 class View(NamedTuple):
     """Part of a lazy array: one integer, slice of step 1, or other indexer along each of its axes."""
 
-    array: SlideArray
+    array: LazyArray
     key: tuple[Any, ...]
 
-    def window(self) -> Window | None:
-        """Return the view prepared for reading, where it shows neighbouring pixels of an image; else None."""
-        array = self.array
-        down, across = (self.key[array.dims.index(d)] for d in ("y", "x"))
-        if array.kind != "image" or not contiguous(down) or not contiguous(across):
-            return None
-        return Window(array, self.key)
+    @property
+    def neighbours(self) -> bool:
+        """Whether the view shows neighbouring pixels of an image."""
+        return self.array.planar and all(
+            contiguous(k) for d, k in zip(self.array.dims, self.key, strict=True) if d in ("y", "x")
+        )
+
+    def window(self, keep: bool = False) -> Window | None:
+        """Return the view prepared for reading, where it shows neighbouring pixels; else None."""
+        return self.array.window(self.key, keep) if self.neighbours else None
 
 
-def remember_chunked(name: str, array: SlideArray) -> None:
-    """Note that the Dask array of this name has the lazy array under it."""
+def remember_chunked(name: str, array: Any) -> None:
+    """Note that the Dask array of this name has the lazy array under it, or reads with this function of ours."""
     first = _chunked.setdefault(name, array)
     if first is not array:
         # The slide was opened before. The name must be known for as long as either array lives: keep the one it names.
@@ -56,7 +59,7 @@ def unwrap(variable: xr.Variable) -> View | None:
     if hasattr(data, "__dask_graph__"):
         return _unwrap_dask(variable)
     key: tuple[Any, ...] | None = None
-    while not isinstance(data, SlideArray):
+    while not isinstance(data, LazyArray):
         if isinstance(data, LazilyIndexedArray):
             if key is not None:
                 return None
@@ -84,12 +87,12 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     axis at a time, which pixels of the source it shows, by computing it on pixel numbers instead of pixels.
     """
     data: Any = variable._data
-    whole = _chunked.get(data.name)
-    if whole is not None:
-        return View(whole, tuple(slice(0, n, 1) for n in whole.shape))
-    source = _sliced_from(data)
-    if source is None:
+    found = _sliced_from(data)
+    if not isinstance(found, LazyArray):
         return None
+    source: LazyArray = found
+    if _chunked.get(data.name) is source:
+        return View(source, tuple(slice(0, n, 1) for n in source.shape))
     names = {"y": "row", "x": "column"} if "row" in variable.dims else {}
     dims = [names.get(d, d) for d in source.dims]
     if not set(variable.dims) <= set(dims):
@@ -114,8 +117,8 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     return View(source, tuple(key))
 
 
-def _sliced_from(data: Any) -> SlideArray | None:
-    """Return the lazy array under a Dask array that has nothing but slicing on top."""
+def _sliced_from(data: Any) -> Any:
+    """Return the lazy array, or the function of ours, under a Dask array that has nothing but slicing on top."""
     layers, name = data.dask.layers, data.name
     for _ in range(len(layers)):
         source = _chunked.get(name)
@@ -128,20 +131,17 @@ def _sliced_from(data: Any) -> SlideArray | None:
     return None
 
 
-def requests(data: Any) -> list[tuple[SlideArray, tuple[Any, ...]]]:
-    """Return what computing a Dask array of ours, or a crop of it, would ask of lazy arrays; nothing is read.
-
-    Each element is the array and the key asked of it.
-    """
-    with recording() as notes:
+def requests(data: Any) -> Plans:
+    """Return what computing a Dask array of ours, or a crop of it, would read; nothing is read."""
+    with recording() as plans:
         data.compute(scheduler="synchronous")
-    return [(array, _plain(key, array.shape)) for array, key in notes]
+    return plans
 
 
-def crop_requests(variable: xr.Variable) -> list[tuple[SlideArray, tuple[Any, ...]]] | None:
-    """Return what reading a variable would ask of lazy arrays; None where it is no view of one."""
+def crop_plans(variable: xr.Variable) -> Plans | None:
+    """Return what reading a variable takes; None where it is no view of a lazy array."""
     data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
         return requests(data) if _sliced_from(data) is not None else None
     view = unwrap(variable)
-    return None if view is None else [(view.array, view.key)]
+    return None if view is None else view.array.plans(view.key)

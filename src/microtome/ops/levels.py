@@ -1,19 +1,20 @@
-"""Tables of levels, and spacings from coordinates."""
+"""Tables of levels, spacings from coordinates, and how much coarser another grid is."""
 
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from microtome.errors import SpacingUndefinedError
-from microtome.model import PixelSpacing
+from microtome.errors import OptionError, SpacingUndefinedError
+from microtome.model import PixelSpacing, SpacingLike
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["codec_name", "level_names", "levels_table", "spacing_of"]
+__all__ = ["codec_name", "level_names", "levels_table", "scale_factors", "spacing_of", "target_spacing"]
 
 _CODECS = {
     "1.2.840.10008.1.2": "native",
@@ -49,7 +50,7 @@ def codec_name(transfer_syntax: str) -> str:
 
 def level_names(tree: xr.DataTree) -> list[str]:
     """Return the names of the levels of a tree, finest first."""
-    names = [name for name in tree.children if name.startswith("level") and name[5:].isdigit()]
+    names = [n for n, node in tree.children.items() if n.startswith("level") and n[5:].isdigit() and "image" in node]
     return sorted(names, key=lambda name: int(name[5:]))
 
 
@@ -59,7 +60,7 @@ def spacing_of(image: xr.DataArray) -> PixelSpacing:
     Raises
     ------
     SpacingUndefinedError
-        There are no coordinates in mm.
+        There are no coordinates in mm; or there is but one row or column, and no attribute ``pixel_spacing_mm``.
     """
     stated = image.attrs.get("pixel_spacing_mm", (math.nan, math.nan))
     values = []
@@ -76,7 +77,59 @@ def spacing_of(image: xr.DataArray) -> PixelSpacing:
             values.append(abs(float(ends[1] - ends[0])) / (count - 1))
         else:
             values.append(float(stated[axis]))
+        if not (math.isfinite(values[-1]) and values[-1] > 0):
+            raise SpacingUndefinedError(
+                f"the coordinates of this image along {dim} ({count} there) tell no pixel spacing, and its attributes "
+                "do not state one as pixel_spacing_mm"
+            )
     return PixelSpacing(values[0], values[1])
+
+
+def target_spacing(spacing: SpacingLike | None, magnification: str | float | None) -> PixelSpacing | None:
+    """Return the spacing that is asked for, one way or the other; None where neither is.
+
+    Raises
+    ------
+    OptionError
+        Both are given, or one that has no meaning.
+    """
+    if spacing is not None and magnification is not None:
+        raise OptionError("spacing and magnification state the same thing: give one of them")
+    if magnification is not None:
+        return PixelSpacing.from_magnification(magnification)
+    return None if spacing is None else PixelSpacing.of(spacing)
+
+
+def scale_factors(
+    image: xr.DataArray,
+    target: SpacingLike | None = None,
+    *,
+    magnification: str | float | None = None,
+    shape: tuple[int, int] | None = None,
+    like: xr.DataArray | None = None,
+) -> tuple[float, float]:
+    """Return how much coarser a target is than an image; see `ImageAccessor.scale_factors`."""
+    if sum(v is not None for v in (target, magnification, shape, like)) != 1:
+        raise OptionError("the target is one of: a spacing, magnification=, shape=, like=")
+    if shape is not None:
+        return _factors_of_shape(image, shape)
+    there = spacing_of(like) if like is not None else target_spacing(target, magnification)
+    assert there is not None
+    here = spacing_of(image)
+    return there.row / here.row, there.column / here.column
+
+
+def _factors_of_shape(image: xr.DataArray, shape: tuple[int, int]) -> tuple[float, float]:
+    plane = ("row", "column") if "row" in image.dims else ("y", "x")
+    sizes = [image.sizes.get(dim, 1) for dim in plane]
+    try:
+        rows, columns = (operator.index(n) for n in shape)
+    except (TypeError, ValueError):
+        raise OptionError("a target shape is a pair of whole numbers: (rows, columns)") from None
+    # Nothing of nothing is as coarse as it was; nothing of something, or the reverse, has no factor.
+    if min(rows, columns) < 0 or any((n == 0) != (m == 0) for n, m in zip(sizes, (rows, columns), strict=True)):
+        raise OptionError(f"an image of {sizes[0]} x {sizes[1]} pixels cannot be brought to {rows} x {columns}")
+    return sizes[0] / rows if rows else 1.0, sizes[1] / columns if columns else 1.0
 
 
 def levels_table(tree: xr.DataTree) -> pd.DataFrame:
@@ -87,9 +140,9 @@ def levels_table(tree: xr.DataTree) -> pd.DataFrame:
     for name in level_names(tree):
         image = tree[name].dataset["image"]
         try:
-            spacing = spacing_of(image)
+            spacing: PixelSpacing | None = spacing_of(image)
         except SpacingUndefinedError:
-            spacing = PixelSpacing(math.nan, math.nan)
+            spacing = None
         sizes = image.sizes
         frame = image.attrs.get("frame_shape", (0, 0))
         colour = image.attrs.get("photometric_interpretation", "").startswith(("RGB", "YBR", "PALETTE", "XYB"))
@@ -98,9 +151,9 @@ def levels_table(tree: xr.DataTree) -> pd.DataFrame:
                 "level": name,
                 "rows": sizes["y"],
                 "columns": sizes["x"],
-                "row_spacing": spacing.row,
-                "column_spacing": spacing.column,
-                "magnification": spacing.magnification,
+                "row_spacing": spacing.row if spacing else math.nan,
+                "column_spacing": spacing.column if spacing else math.nan,
+                "magnification": spacing.magnification if spacing else math.nan,
                 "downsample": 1.0,
                 "frames": image.attrs.get("frames", 0),
                 "frame_rows": frame[0],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from microtome.lazy.recipe import OpenSlide
 
-__all__ = ["icc_profile", "ignored", "images", "metadata", "to_json"]
+__all__ = ["icc_profile", "ignored", "images", "metadata", "profile_of", "to_json"]
 
 
 def _opened(tree: xr.DataTree) -> OpenSlide:
@@ -53,7 +53,12 @@ def ignored(tree: xr.DataTree) -> list[tuple[str, str]]:
 
 def icc_profile(tree: xr.DataTree, node: str, path: int) -> bytes | None:
     """Return the ICC profile of an optical path, else the instance's, else None."""
-    levels = _opened(tree).slide.images
+    return profile_of(_opened(tree), node, path)
+
+
+def profile_of(opened: OpenSlide, node: str, path: int) -> bytes | None:
+    """Return the ICC profile of an optical path of an image, else the instance's, else None."""
+    levels = opened.slide.images
     if node not in levels:
         raise OptionError(f"node {node!r}: the slide has {', '.join(levels)}")
     ds = levels[node].head.record.dataset(["ICCProfile"])

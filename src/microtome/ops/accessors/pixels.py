@@ -1,8 +1,8 @@
-"""The ``.wsi`` accessors of DataTree, Dataset and DataArray: thin; the work is elsewhere."""
+"""``DataArray.wsi``: reading an image, and what can be said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,22 +10,19 @@ import numpy.typing as npt
 import xarray as xr
 
 from microtome.errors import OptionError, SelectionError
-from microtome.model import PixelSpacing
+from microtome.model import PixelSpacing, SpacingLike
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from pydicom.dataset import Dataset as DicomDataset
-
     from microtome.lazy.explain import Explanation
     from microtome.lazy.unwrap import View
     from microtome.lazy.window import Window
 
-__all__ = ["ImageAccessor", "LevelAccessor", "SlideAccessor", "register"]
+__all__ = ["Integers", "PixelAccessor"]
 
 Integers = int | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
-class ImageAccessor:
+class PixelAccessor:
     """``DataArray.wsi``: reading and describing the pixels of a level.
 
     Parameters
@@ -169,12 +166,12 @@ class ImageAccessor:
             The image is computed from a slide, not a view of one.
         """
         from microtome.lazy.explain import explain
-        from microtome.lazy.unwrap import crop_requests
+        from microtome.lazy.unwrap import crop_plans
 
-        asked = crop_requests(self._image.variable)
-        if asked is None:
+        plans = crop_plans(self._image.variable)
+        if plans is None:
             raise OptionError("this array is not a part of a slide as it is stored: explain() the part it is made from")
-        return explain(asked, self._image.nbytes)
+        return explain(plans, self._image.nbytes)
 
     def coverage(self) -> xr.DataArray:
         """Return which pixels are real: True where a frame covers them, False where a fill is shown.
@@ -206,6 +203,45 @@ class ImageAccessor:
 
         return spacing_of(self._image)
 
+    def scale_factors(
+        self,
+        target: SpacingLike | None = None,
+        *,
+        magnification: str | float | None = None,
+        shape: tuple[int, int] | None = None,
+        like: xr.DataArray | None = None,
+    ) -> tuple[float, float]:
+        """Return how much coarser a target is than this image, along each axis.
+
+        Exactly one target is given.
+
+        Parameters
+        ----------
+        target
+            Pixel spacing: `PixelSpacing`, mm for both axes, or a pair (row, column) in mm.
+        magnification
+            ``20`` or ``"20X"``.
+        shape
+            (rows, columns) to which all of this image is brought.
+        like
+            An image with coordinates in mm, whose spacing is the target.
+
+        Returns
+        -------
+        tuple of float
+            (y, x): 2.0 where a pixel of the target is as high, or wide, as two pixels of this image.
+
+        Raises
+        ------
+        OptionError
+            No target, several of them, or one without meaning.
+        SpacingUndefinedError
+            This image, or ``like``, has no coordinates in mm; ``shape`` does without.
+        """
+        from microtome.ops.levels import scale_factors
+
+        return scale_factors(self._image, target, magnification=magnification, shape=shape, like=like)
+
 
 def _check_out(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
@@ -222,180 +258,3 @@ def _corners(y0: Any, x0: Any) -> list[tuple[int, int]]:
     if ys.ndim != 1:
         raise SelectionError(f"y0 and x0 have {ys.ndim} dimensions; they are numbers, or arrays of one dimension")
     return list(zip(ys.tolist(), xs.tolist(), strict=True))
-
-
-class LevelAccessor:
-    """``Dataset.wsi``: what `ImageAccessor` does, for the image of a level."""
-
-    def __init__(self, level: xr.Dataset) -> None:
-        if "image" not in level:
-            raise OptionError("this dataset has no image: .wsi is for the levels of a slide")
-        self._image = level["image"]
-
-    def read(
-        self, y0: Integers, x0: Integers, height: int, width: int, out: npt.NDArray[Any] | None = None
-    ) -> npt.NDArray[Any]:
-        """Read a region; see `ImageAccessor.read`."""
-        pixels: npt.NDArray[Any] = self._image.wsi.read(y0, x0, height, width, out)
-        return pixels
-
-    def explain(self) -> Explanation:
-        """Say what reading the level would take; see `ImageAccessor.explain`."""
-        explanation: Explanation = self._image.wsi.explain()
-        return explanation
-
-    def prefetch(self, y0: Integers | None = None, x0: Integers | None = None, height: int = 0, width: int = 0) -> int:
-        """Fetch frames into the frame cache; see `ImageAccessor.prefetch`."""
-        fetched: int = self._image.wsi.prefetch(y0, x0, height, width)
-        return fetched
-
-    def coverage(self) -> xr.DataArray:
-        """Return which pixels are real; see `ImageAccessor.coverage`."""
-        covered: xr.DataArray = self._image.wsi.coverage()
-        return covered
-
-    @property
-    def spacing(self) -> PixelSpacing:
-        """Distance between neighbouring pixels in mm; see `ImageAccessor.spacing`."""
-        spacing: PixelSpacing = self._image.wsi.spacing
-        return spacing
-
-
-class SlideAccessor:
-    """``DataTree.wsi``: the slide as a whole."""
-
-    def __init__(self, tree: xr.DataTree) -> None:
-        self._tree = tree
-
-    @property
-    def levels(self) -> pd.DataFrame:
-        """The levels, one row each, finest first.
-
-        Columns: ``rows``, ``columns``, ``row_spacing`` and ``column_spacing`` (mm, NaN where undefined),
-        ``magnification``, ``downsample`` (to the finest), ``frames``, ``frame_rows``, ``frame_columns``, ``planes``,
-        ``paths``, ``channels``, ``dtype``, ``codec``.
-        """
-        from microtome.ops.levels import levels_table
-
-        return levels_table(self._tree)
-
-    @property
-    def associated(self) -> list[str]:
-        """Names of the associated images: label, overview, thumbnail."""
-        return list(self._tree["associated"].children) if "associated" in self._tree.children else []
-
-    @property
-    def metadata(self) -> dict[str, list[DicomDataset]]:
-        """The DICOM headers by node, one pydicom data set an instance, identifying attributes included."""
-        from microtome.ops.metadata import metadata
-
-        return metadata(self._tree)
-
-    def to_json(self) -> str:
-        """Return the DICOM headers of all instances as DICOM JSON (PS3.18 F), identifying attributes included.
-
-        ``mt.open_slide(url, metadata=...)`` opens the slide from it without asking the server. Per-frame groups are cut
-        down to the positions of frames.
-        """
-        from microtome.ops.metadata import to_json
-
-        return to_json(self._tree)
-
-    @property
-    def ignored(self) -> list[tuple[str, str]]:
-        """(file, reason) of what was found beside the slide and is no part of it."""
-        from microtome.ops.metadata import ignored
-
-        return ignored(self._tree)
-
-    def prefetch(self, *targets: str | xr.DataArray) -> int:
-        """Fetch encoded frames into the frame cache; see `ImageAccessor.prefetch`.
-
-        Parameters
-        ----------
-        *targets
-            Levels by their paths, such as ``"level2"``, and images or crops of them. Default: what this tree shows.
-
-        Returns
-        -------
-        int
-            Number of frames that were fetched.
-        """
-        from microtome.ops.metadata import images
-
-        found = images(self._tree) if not targets else [self._image(t) if isinstance(t, str) else t for t in targets]
-        return sum(image.wsi.prefetch() for image in found)
-
-    def _image(self, path: str) -> xr.DataArray:
-        try:
-            image: xr.DataArray = self._tree[path].dataset["image"]
-        except KeyError:
-            raise OptionError(f"{path!r}: the slide has {', '.join(self._tree.children)}") from None
-        return image
-
-    def icc_profile(self, node: str = "level0", path: int = 0) -> bytes | None:
-        """Return the ICC profile of an image, or None where it has none.
-
-        Parameters
-        ----------
-        node
-            Path of a level or an associated image.
-        path
-            Number of the optical path.
-        """
-        from microtome.ops.metadata import icc_profile
-
-        return icc_profile(self._tree, node, path)
-
-    def to_slide(self, y: npt.ArrayLike, x: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Convert coordinates of the tree to the slide coordinate system (PS3.3 C.8.12.2.1).
-
-        Parameters
-        ----------
-        y, x
-            In mm from level 0's top left corner, as the coordinates of the levels are.
-
-        Returns
-        -------
-        tuple of numpy.ndarray
-            (X, Y) in mm, from the origin of the slide.
-
-        Raises
-        ------
-        OptionError
-            The file does not state where its pixels lie on the slide.
-        """
-        from microtome.ops.slide_coordinates import to_slide
-
-        return to_slide(self._tree.attrs, y, x)
-
-    def from_slide(
-        self, slide_x: npt.ArrayLike, slide_y: npt.ArrayLike
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Convert slide coordinates to those of the tree: the inverse of `to_slide`.
-
-        Parameters
-        ----------
-        slide_x, slide_y
-            In mm from the origin of the slide.
-
-        Returns
-        -------
-        tuple of numpy.ndarray
-            (y, x) in mm.
-        """
-        from microtome.ops.slide_coordinates import from_slide
-
-        return from_slide(self._tree.attrs, slide_x, slide_y)
-
-
-def register() -> None:
-    """Register the accessors with xarray."""
-    # xarray leaves these functions untyped.
-    for extend, accessor in (
-        (xr.register_dataarray_accessor, ImageAccessor),
-        (xr.register_dataset_accessor, LevelAccessor),
-        (xr.register_datatree_accessor, SlideAccessor),
-    ):
-        decorate: Callable[[str], Callable[[type], type]] = extend
-        decorate("wsi")(accessor)
