@@ -37,7 +37,7 @@ from microtome.ops.colour import (
 from microtome.ops.mapped import MappedArray, map_pixels
 from microtome.ops.metadata import profile_of
 
-__all__ = ["PlainFunction", "ProfileFunction", "pseudocolour", "stain_image", "to_profile"]
+__all__ = ["PlainFunction", "ProfileFunction", "is_raw", "pseudocolour", "stain_image", "to_profile"]
 
 Pixels = npt.NDArray[Any]
 RGB = ("r", "g", "b")
@@ -174,6 +174,12 @@ def _check_colour(image: xr.DataArray, view: View | None) -> None:
         raise OptionError(f"an ICC profile describes RGB of 8 or 16 bit, and this image is {image.dtype}")
 
 
+def is_raw(image: xr.DataArray) -> bool:
+    """Tell whether the channels of an image are those of single optical paths, as stored."""
+    view = unwrap(image.variable)
+    return view is not None and _is_raw(view.array)
+
+
 def _is_raw(array: LazyArray) -> bool:
     """Tell whether the channels of an array are those of single optical paths, as stored."""
     if isinstance(array, MappedArray):
@@ -202,7 +208,7 @@ def pseudocolour(
     colours: Sequence[Any] | None,
     percentiles: tuple[float, float],
 ) -> xr.DataArray:
-    """Return channels as RGB; see `ImageAccessor.pseudocolor`."""
+    """Return channels as RGB; see `ImageAccessor.pseudocolor`. MONOCHROME1 is darkest where its values are greatest."""
     if "c" not in image.dims:
         raise OptionError("this image has no dimension c: there are no channels to be given colours")
     channels = image.sizes["c"]
@@ -213,6 +219,8 @@ def pseudocolour(
         colours = _own_colours(image, channels)
     if windows is None:
         windows = auto_windows(_sample(image, view), percentiles)
+        if image.attrs.get("photometric_interpretation") == "MONOCHROME1":
+            windows = [(high, low) for low, high in windows]
     function = Pseudocolour(tuple(windows), tuple(parse_colour(c) for c in colours))
     if len(function.windows) != channels:
         raise OptionError(f"{len(function.windows)} windows and colours were given for {channels} channels")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from microtome.errors import OptionError
-from microtome.ops.levels import level_names
+from microtome.ops.at import thumbnail
+from microtome.ops.colouring import is_raw, pseudocolour
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,31 +31,18 @@ def overview(tree: xr.DataTree, size: int) -> Image:
     Returns
     -------
     PIL.Image.Image
-        RGB; a fluorescence slide shows its first three channels, each stretched to its range.
+        RGB; of channels their pseudo-colours, each stretched to its range.
     """
     from PIL import Image
 
-    names = level_names(tree)
-    large = [n for n in names if max(tree[n].sizes["y"], tree[n].sizes["x"]) >= size]
-    image = tree[large[-1] if large else names[0]].dataset["image"]
-    image = image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d not in ("y", "x", "c")})
-    pixels = _displayable(image.values, image.attrs.get("photometric_interpretation", ""))
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((size, size), Image.Resampling.BOX, reducing_gap=None)
-    return picture
-
-
-def _displayable(pixels: npt.NDArray[Any], photometric: str) -> npt.NDArray[np.uint8]:
-    """Return (rows, columns, 3) bytes of (rows, columns, channels) pixels."""
-    if pixels.dtype != np.uint8 or photometric.startswith("MONOCHROME"):
-        low = pixels.min(axis=(0, 1), keepdims=True).astype(np.float64)
-        high = pixels.max(axis=(0, 1), keepdims=True).astype(np.float64)
-        scaled = (pixels - low) / np.maximum(high - low, 1) * 255
-        pixels = (255 - scaled if photometric == "MONOCHROME1" else scaled).astype(np.uint8)
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    missing = 3 - min(pixels.shape[2], 3)
-    return np.ascontiguousarray(np.pad(pixels[..., :3], ((0, 0), (0, 0), (0, missing))))
+    image = thumbnail(tree, size)
+    image = image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d in ("z", "path")})
+    if is_raw(image):
+        image = pseudocolour(image, None, None, (0, 100))
+    pixels = image.values
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> (int(image.attrs.get("bits_stored", 16)) - 8)).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def save(picture: Image, path: str) -> None:

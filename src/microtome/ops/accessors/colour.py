@@ -75,7 +75,7 @@ class ColourAccessor:
         ----------
         windows
             (low, high) of each channel: black, and the channel's full colour. Default: by ``percentiles`` of the
-            coarsest level, which is read.
+            coarsest level, which is read; the other way round for MONOCHROME1.
         colors
             Of each channel: a name, ``"#00ff00"``, or (r, g, b). Default: by wavelength where the file states them,
             else different ones; white for a single channel.
