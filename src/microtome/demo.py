@@ -58,6 +58,14 @@ _FILES = (
     "slide['level2'].image.mean(('y', 'x')).compute().round(1)",
     "slide['associated/label'].image.sizes",
     "slide.wsi.to_slide(y=0.2, x=0.2)",
+    "slide.wsi.level(magnification='5X').sizes",
+    "slide.wsi.at(spacing=0.00125)",
+    "mask = slide.wsi.tissue_mask('luminance')",
+    "patches = image.wsi.patches(224, stride=112, mask=mask, min_fraction=0.5)",
+    "patches",
+    "patches.isel(patch=slice(0, 8)).wsi.explain()",
+    "patches.image.isel(patch=slice(0, 8)).wsi.coverage().all().compute().item()",
+    "image.wsi.to_profile('adobe_rgb').wsi.region(-100, -100, 300, 300).values.shape",
 )
 
 _DICOMWEB = (
