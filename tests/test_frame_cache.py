@@ -598,3 +598,24 @@ def test_decoded_frames_are_kept(server: DICOMwebServer, pixels: Any) -> None:
         for got in together(8, lambda: lazy[200:500, 300:600].values):
             np.testing.assert_array_equal(got, pixels[200:500, 300:600])
         assert 0 < decoded_frames().bytes <= limit
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "native"])
+@pytest.mark.parametrize("setting", ["decoded_cache_bytes", "overlap_cache_bytes"])
+def test_frames_between_kept_ones_are_themselves(tmp_path: Path, codec: str, setting: str) -> None:
+    """What is left of a run of frames, when some of it is kept decoded, has gaps: it was read as if it had none."""
+    make_slide(tmp_path, width=1024, height=512, frame=64, codec=codec, levels=1)
+    image = mt.open_slide(tmp_path, chunks=None)["level0"].image
+    whole = image.values
+    with mt.config.set(**{setting: 64 << 20}):
+        decoded_frames().renew()
+        for y, x in ((70, 70), (70, 300), (200, 500), (3, 900)):  # parts of single frames, which are kept
+            region = image.wsi.patches(20, origins=[(y, x)], chunks=None).image.values[0]
+            np.testing.assert_array_equal(region, whole[y : y + 20, x : x + 20])
+        for size in (100, 300):
+            patches = image.wsi.patches(size, chunks=None)
+            places = zip(patches.row.values, patches.column.values, strict=True)
+            for pixels, (row, column) in zip(patches.image.values, places, strict=True):
+                np.testing.assert_array_equal(pixels, whole[row : row + size, column : column + size])
+        np.testing.assert_array_equal(image.values, whole)
+        np.testing.assert_array_equal(image[::3, 5:700].values, whole[::3, 5:700])

@@ -385,6 +385,36 @@ def test_crops_points_and_direct_reads(archive: Archive, name: str) -> None:
     np.testing.assert_array_equal(web.wsi.read(*many), disk.wsi.read(*many))
 
 
+@pytest.mark.parametrize("name", ["cmu1_bot", "gcp_cmu1_pyramid", "bpaec", "jpeg_sparse", "j2k"])
+def test_what_is_computed_is_what_is_computed_from_disk(archive: Archive, name: str) -> None:
+    disk, web = archive.from_disk(name), archive.open(name)
+    spacing = disk["level0"].image.wsi.spacing.finer
+    mask = disk.wsi.tissue_mask(spacing=4 * spacing)
+    np.testing.assert_array_equal(web.wsi.tissue_mask(spacing=4 * spacing).values, mask.values)
+    images = []
+    for tree in (disk, web):
+        image = tree.wsi.at(spacing=2.5 * spacing)
+        images.append(image if name == "bpaec" else image.wsi.to_profile("adobe_rgb", source="srgb"))
+    xr.testing.assert_equal(*(image.compute() for image in images))
+    cut = [image.wsi.patches(64, 40, mask=mask.compute(), min_fraction=0, pad="fill") for image in images]
+    assert cut[0].sizes["patch"] > 5
+    xr.testing.assert_equal(*(patches.compute() for patches in cut))
+
+
+def test_patches_are_read_by_lists_of_frames(archive: Archive, sent: list[str]) -> None:
+    level = archive.open("jpeg_ybr422_bot")["level0"].image  # 6 x 5 frames
+    patches = level.wsi.patches(100, 50)
+    sent.clear()
+    _ = patches.image.values
+    asked = [url.split("/frames/")[1].split(",") for url in sent if "/frames/" in url]
+    assert sorted(int(n) for some in asked for n in some) == [*range(1, 31)]  # each frame once
+    assert len(asked) <= 4
+    mt.cache.clear()
+    sent.clear()
+    assert patches.wsi.prefetch() == 30
+    assert len(sent) <= 4
+
+
 def test_the_series_of_a_study_are_told_apart(archive: Archive) -> None:
     (one,) = archive.slides["highdicom"]
     with pytest.raises(AmbiguousSlideError, match="series=") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -115,13 +116,15 @@ class FileFrames:
             spans = index.spans_of(frames)
         except MissingFrameError:
             return [self._read_one(index, frame) for frame in frames]
-        together = _joined(spans)
-        if together is not None:
-            low, size = together
+        payloads: list[bytes | memoryview | None] = []
+        for first, stop in _runs(spans):
+            low, size = spans[first][0], spans[stop - 1][0] + spans[stop - 1][1] - spans[first][0]
             data = memoryview(self._source.read(low, size))
             if len(data) == size:
-                return [index.payload(data[start - low : start - low + n]) for start, n in spans]
-        return [self._read_one(index, frame) for frame in frames]
+                payloads += [index.payload(data[start - low : start - low + n]) for start, n in spans[first:stop]]
+            else:
+                payloads += [self._read_one(index, frame) for frame in frames[first:stop]]
+        return payloads
 
     def _read_one(self, index: FrameIndex, frame: int) -> memoryview | None:
         try:
@@ -143,8 +146,10 @@ class FileFrames:
     def reads(self, frames: list[int]) -> list[Read]:
         """Return the reads that frames of a unit take."""
         spans = self.index.spans_of(frames)
-        together = _joined(spans)
-        return [Read(self.uri, offset, length) for offset, length in ([together] if together else spans)]
+        return [
+            Read(self.uri, spans[first][0], spans[stop - 1][0] + spans[stop - 1][1] - spans[first][0])
+            for first, stop in _runs(spans)
+        ]
 
     def prefetch(self, frames: list[int]) -> int:
         """Do nothing: the operating system keeps what was read of files."""
@@ -154,7 +159,9 @@ class FileFrames:
         """Do nothing, for the same reason."""
 
 
-def _joined(spans: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """Return (offset, length) of the one read that spans take; None where a table has put neighbours apart."""
-    low, high = spans[0][0], spans[-1][0] + spans[-1][1]
-    return (low, high - low) if high - low == sum(n for _, n in spans) else None
+def _runs(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (first, stop) of spans that lie one behind the other, so that one read takes them."""
+    if spans[-1][0] + spans[-1][1] - spans[0][0] == sum(n for _, n in spans):
+        return [(0, len(spans))]
+    cuts = [i for i in range(1, len(spans)) if spans[i - 1][0] + spans[i - 1][1] != spans[i][0]]
+    return list(itertools.pairwise([0, *cuts, len(spans)]))

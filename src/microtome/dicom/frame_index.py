@@ -87,11 +87,13 @@ class EncapsulatedIndex:
         return int(self.starts[frame]), int(self.spans[frame])
 
     def spans_of(self, frames: list[int]) -> list[tuple[int, int]]:
-        """Return the spans of frames that follow each other, which is what a unit has."""
+        """Return the spans of frames in ascending order."""
         first, stop = frames[0], frames[-1] + 1
         if stop > len(self.starts):
             raise MissingFrameError("the file ends before it")
-        return list(zip(self.starts[first:stop].tolist(), self.spans[first:stop].tolist(), strict=True))
+        # Those of a unit follow each other, unless some of them are kept decoded.
+        which: Any = slice(first, stop) if stop - first == len(frames) else frames
+        return list(zip(self.starts[which].tolist(), self.spans[which].tolist(), strict=True))
 
     def payload(self, data: memoryview) -> memoryview:
         """Return the codestream in the bytes of a span.
