@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import microtome as mt
-from microtome.testing import make_slide
+from microtome.testing import DICOMwebServer, make_slide
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +25,18 @@ def slide_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def one_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide that several documents read and none writes to."""
+    folder = tmp_path_factory.mktemp("documents") / "slide"
+    make_slide(folder, width=8192, height=6144, levels=4)
+    return folder
+
+
 def python_blocks(text: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    """Return the Python of a page; blocks that need a package which is not installed (needs=name) are left out."""
+    found = re.findall(r"^```python(?: needs=(\w+))?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [code for needs, code in found if not needs or importlib.util.find_spec(needs)]
 
 
 def run(code: str, scope: dict[str, Any], name: str) -> None:
@@ -52,6 +63,18 @@ def test_pages(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             run(block, scope, f"{document}.md block {number}")
 
 
+@pytest.mark.parametrize("document", ["levels", "patches", "colour", "from-ez-wsi", "from-openslide", "from-pathml"])
+def test_pages_on_a_slide(document: str, one_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slide").symlink_to(one_slide)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    text = (ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8")
+    blocks = python_blocks(text)
+    assert len(blocks) > 1
+    for number, block in enumerate(blocks):
+        run(block, scope, f"{document}.md block {number}")
+
+
 def run_notebook(name: str) -> dict[str, Any]:
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     scope: dict[str, Any] = {}
@@ -71,6 +94,28 @@ def test_dicomweb_notebook() -> None:
     assert scope["patches"].shape == (100, 224, 224, 3)
     assert scope["colours"].shape == (100, 3)
     assert scope["requests"] == 0
+
+
+def test_getting_started_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MICROTOME_SLIDE", raising=False)
+    scope = run_notebook("getting_started")
+    assert scope["means"].shape[0] > 100
+    assert scope["pixels"].shape == (8, 224, 224, 3)
+    assert 0.3 < scope["tissue"] < 0.7
+
+
+def test_getting_started_notebook_on_a_server(one_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICROTOME_SLIDE", str(one_slide))
+    local = run_notebook("getting_started")
+    mt.cache.clear()
+    with DICOMwebServer(one_slide) as server:
+        monkeypatch.setenv("MICROTOME_SLIDE", server.series_urls()[0])
+        remote = run_notebook("getting_started")
+        assert len(server.requests) > 5
+    assert remote["slide"].wsi.levels.equals(local["slide"].wsi.levels)
+    assert remote["patches"].id.equals(local["patches"].id)
+    assert (remote["pixels"] == local["pixels"]).all()
+    assert remote["theirs"].row.equals(local["theirs"].row)
 
 
 def test_no_document_names_a_place_that_is_not_there() -> None:
