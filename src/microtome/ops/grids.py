@@ -114,12 +114,11 @@ def place_of(image: xr.DataArray, dim: str, start: int, size: int, spacing: floa
 
 
 def spacing_if_defined(image: xr.DataArray) -> PixelSpacing | None:
-    """Return the spacing of an image, without the noise of its last digits; None where it is undefined."""
+    """Return the spacing of an image; None where it is undefined."""
     try:
-        spacing = spacing_of(image)
+        return spacing_of(image)
     except SpacingUndefinedError:
         return None
-    return PixelSpacing(float(f"{spacing.row:.12g}"), float(f"{spacing.column:.12g}"))
 
 
 def grid_by_spacing(place: Place, spacing: float, nearest: bool) -> Grid:

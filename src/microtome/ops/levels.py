@@ -82,7 +82,8 @@ def spacing_of(image: xr.DataArray) -> PixelSpacing:
                 f"the coordinates of this image along {dim} ({count} there) tell no pixel spacing, and its attributes "
                 "do not state one as pixel_spacing_mm"
             )
-    return PixelSpacing(values[0], values[1])
+    # Without the noise of the last digits, which differs from crop to crop.
+    return PixelSpacing(float(f"{values[0]:.12g}"), float(f"{values[1]:.12g}"))
 
 
 def target_spacing(spacing: SpacingLike | None, magnification: str | float | None) -> PixelSpacing | None:

@@ -14,6 +14,7 @@ from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.derived import DerivedArray
 from microtome.lazy.unwrap import View, unwrap
 from microtome.lazy.window import Corners, Window
+from microtome.ops.provenance import of_computed
 
 __all__ = ["MappedArray", "MappedWindow", "PixelFunction", "map_pixels"]
 
@@ -160,7 +161,9 @@ def map_pixels(
         variable = _map_data(image.variable.transpose(*order), function, len(channels)).transpose(*image.dims)
     coords: dict[Any, Any] = {n: c for n, c in image.coords.items() if "c" not in c.dims}
     coords["c"] = xr.Variable("c", np.array(channels))
-    attrs = {k: v for k, v in image.attrs.items() if k not in ("photometric_interpretation", "bits_stored")}
+    attrs = of_computed(image.attrs)
+    for name in ("photometric_interpretation", "bits_stored"):
+        attrs.pop(name, None)
     if photometric is not None:
         attrs |= {"photometric_interpretation": photometric, "bits_stored": function.dtype.itemsize * 8}
     return xr.DataArray(variable, coords=coords, name=image.name, attrs=attrs)

@@ -35,15 +35,13 @@ from microtome.ops.grids import (
     spacing_if_defined,
 )
 from microtome.ops.levels import spacing_of
+from microtome.ops.provenance import of_computed
 from microtome.ops.resampled import ResampledArray, resampled_block
 from microtome.ops.resampling import AxisGrid, resample
 
 __all__ = ["Quality", "resize", "target_of"]
 
 Quality = Literal["exact", "fast"]
-
-STALE = ("frames", "frame_shape", "total_pixel_matrix", "transfer_syntax_uid", "sop_instance_uids", "alternatives")
-"""Attributes that tell of stored frames, which a resampled image does not have."""
 
 
 def resize(
@@ -262,7 +260,7 @@ def _labelled(
             source = like.coords[dim] if like is not None else image.coords[dim]
             coords[dim] = xr.Variable(dim, grid.coordinate, source.attrs)
     result = xr.DataArray(variable, coords=coords, name=image.name)
-    result.attrs = {k: v for k, v in image.attrs.items() if k not in STALE}
+    result.attrs = of_computed(image.attrs)
     if all(g.coordinate is not None for g in grids) and dims == ("y", "x"):
         spacing = _spacing(image, grids, like)
         result.attrs["pixel_spacing_mm"] = [spacing.row, spacing.column]

@@ -55,7 +55,8 @@ class GridAccessor:
             Whether pixels are copies of their nearest neighbours, as of labels they must be. Default: for bool only.
         quality
             ``"fast"``: where the grid is coarser than half the level, JPEG frames are decoded at a part of their size
-            (by their low frequencies; within a few grey values of the exact means, at half the cost or less).
+            by their low frequencies, at half the cost. In the mean 1 or 2 grey values from the exact means; at sharp
+            edges single pixels may be tens away.
 
         Returns
         -------
