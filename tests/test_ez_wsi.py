@@ -16,7 +16,8 @@ import pytest
 import microtome as mt
 from microtome.errors import MicrotomeWarning, OptionError
 from microtome.ops import ez_wsi
-from microtome.ops.opencv import luminance, resize_area, resize_cubic
+from microtome.ops.ez_wsi import luminance
+from microtome.ops.opencv import resize_area, resize_cubic
 
 DATA = Path(__file__).parent / "data" / "ez_wsi"
 SLIDES = sorted(file for file in DATA.glob("*.json") if file.stem != "opencv")

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from microtome.errors import OptionError
-from microtome.ops.opencv import luminance, resize_area, resize_cubic
+from microtome.ops import opencv
+from microtome.ops.opencv import resize_area, resize_cubic
 
 __all__ = [
     "MASK_SPACING_MM",
@@ -104,6 +105,33 @@ def patch_origins(
     cells = np.argwhere(tissue).astype(np.int64)
     shift = [step // 2 - patch // 2 if patch < step else 0 for step in strides]
     return cells * np.array(strides, np.int64) + np.array(shift, np.int64)
+
+
+def luminance(pixels: Bytes) -> Bytes:
+    """Return the grey values that EZ-WSI compares with its bounds.
+
+    Parameters
+    ----------
+    pixels
+        uint8, ``(h, w, 3)`` RGB; ``(h, w)`` or ``(h, w, 1)`` are grey already.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, ``(h, w)``.
+
+    Raises
+    ------
+    OptionError
+        Pixels of another shape or dtype.
+    """
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3))):
+        raise OptionError(
+            f"grey values are made of uint8 pixels (h, w, 3) or (h, w); these are {pixels.dtype} {pixels.shape}"
+        )
+    if pixels.ndim == 2:
+        return pixels
+    return pixels[..., 0] if pixels.shape[2] == 1 else opencv.luminance(pixels)
 
 
 def stride_mask(grey: Bytes, level_shape: Shape, patch_size: int, stride_size: int) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ other groups of patches.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -120,18 +121,41 @@ class PatchArray(DerivedArray):
 
     def points(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""
-        arrays = {d: np.asarray(k) for d, k in zip(self.dims, key, strict=True) if not isinstance(k, slice)}
-        if {"patch", "y", "x"} <= arrays.keys():
-            return self._scattered(dict(zip(self.dims, key, strict=True)), arrays)
-        cut = []
-        for d, k, n in zip(self.dims, key, self.shape, strict=True):
-            if d in arrays:
-                k, arrays[d] = np.unique(np.arange(n)[arrays[d]], return_inverse=True)
-            cut.append(k)
-        pixels = self.block(tuple(cut))
+        at = dict(zip(self.dims, key, strict=True))
+        sizes = dict(zip(self.dims, self.shape, strict=True))
+        arrays = {d: np.asarray(k) for d, k in at.items() if not isinstance(k, slice)}
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        spread = {d: [i - a.ndim + len(shape) for i, n in enumerate(a.shape) if n != 1] for d, a in arrays.items()}
+        if len({i for axes in spread.values() for i in axes}) == sum(map(len, spread.values())):
+            return self._crossed(at, arrays, shape, spread)
+        unique = {d: np.unique(np.arange(sizes[d])[a], return_inverse=True) for d, a in arrays.items()}
+        if {"patch", "y", "x"} <= arrays.keys() and math.prod(len(u) for u, _ in unique.values()) > math.prod(shape):
+            return self._scattered(at, arrays)
+        pixels = self.block(tuple(unique[d][0] if d in arrays else k for d, k in at.items()))
         order = sorted(range(len(self.dims)), key=lambda i: self.dims[i] not in arrays)
-        result: Pixels = pixels.transpose(order)[tuple(arrays.values())]
+        result: Pixels = pixels.transpose(order)[tuple(inverse for _, inverse in unique.values())]
         return result
+
+    def _crossed(
+        self,
+        at: dict[str, Any],
+        arrays: dict[str, npt.NDArray[Any]],
+        shape: tuple[int, ...],
+        spread: dict[str, list[int]],
+    ) -> Pixels:
+        """Return pixels at points that are some patches, by all of some rows, and so on: xarray selects so, mostly.
+
+        ``spread`` names the axes of the result along which each index array runs.
+        """
+        pixels = self.block(tuple(arrays[d].ravel() if d in arrays else k for d, k in at.items()))
+        sizes: list[int] = []
+        places: list[int] = []
+        for d, n in zip(self.dims, pixels.shape, strict=True):
+            axes = spread.get(d, [len(shape) + len(places)])
+            sizes += [shape[i] for i in axes] if d in arrays else [n]
+            places += axes
+        rest = [n for d, n in zip(self.dims, pixels.shape, strict=True) if d not in arrays]
+        return pixels.reshape(sizes).transpose(np.argsort(places)).reshape(*shape, *rest)
 
     def _scattered(self, at: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Pixels:
         """Return single pixels of patches: they are patches of one pixel, elsewhere."""
