@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import xarray as xr
+from dask.base import tokenize
 
 from microtome.errors import OptionError
 from microtome.lazy.chunked import lazy_variable, to_dask
@@ -28,5 +29,5 @@ def coverage(image: xr.DataArray, view: View | None) -> xr.DataArray:
         coords["c"] = image.coords["c"]
     if image.chunks is not None:
         chunks: dict[Any, Any] = {d: n for d, n in image.chunksizes.items() if d in variable.dims}
-        variable = to_dask(variable, covered, chunks, str(key))
+        variable = to_dask(variable, covered, chunks, tokenize(key))
     return xr.DataArray(variable, coords=coords, name="coverage")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.base import tokenize
 
 from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.chunked import lazy_variable, to_dask
@@ -176,6 +177,11 @@ def _shows_channels(view: View) -> bool:
 def _map_data(variable: xr.Variable, function: PixelFunction, channels: int) -> xr.Variable:
     """Apply a function to an array (..., c) that is no view of a slide: Dask stays Dask."""
     work = function.bind(None, ())
+    view = unwrap(variable)
+    if view is not None and not hasattr(variable._data, "__dask_graph__"):
+        # Lazy patches, or pixels with gaps: by groups, they are too many to be read at once.
+        most = {"patch": 64, "y": 2048, "x": 2048}
+        variable = to_dask(variable, view.array, {d: most.get(str(d), -1) for d in variable.dims}, tokenize(view.key))
     data: Any = variable._data
     if hasattr(data, "__dask_graph__"):
         data = data.rechunk({data.ndim - 1: -1})

@@ -155,14 +155,16 @@ class ResampledWindow:
         weights = np.minimum(rows + 1, high) - np.maximum(rows, low)
         step = max(1, SOURCE_BYTES // self._bytes(1, end_column - column))
         total: Any = 0.0
+        ahead: tuple[Any, ...] = (slice(None),) * self.axis
         for a in range(row, end_row, step):
             b = min(a + step, end_row)
             strip = self._window.read(a, column, b - a, end_column - column, None)
             weight = weights[a - row : b - row]
-            if (weight == 1).all():
-                total = total + np.add.reduce(strip, axis=self.axis, dtype=np.float64)
-            else:
-                total = total + np.tensordot(weight, strip, (0, self.axis))
+            whole = np.flatnonzero(weight == 1)  # all but the first and the last
+            inner = strip[(*ahead, slice(whole[0], whole[-1] + 1) if whole.size else slice(0))]
+            total = total + np.add.reduce(inner, axis=self.axis, dtype=np.float64)
+            for n in np.flatnonzero(weight != 1).tolist():
+                total = total + weight[n] * strip[(*ahead, n)]
         line = np.expand_dims(total / (high - low), self.axis)
         tail = () if line.ndim > self.axis + 2 else (np.newaxis,)
         mean = resample(line[(..., *tail)], AxisGrid(1, 1, 1.0), self._x, (0, 1), (left, right), (0, column))

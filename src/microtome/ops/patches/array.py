@@ -125,6 +125,7 @@ class PatchArray(DerivedArray):
         sizes = dict(zip(self.dims, self.shape, strict=True))
         arrays = {d: np.asarray(k) for d, k in at.items() if not isinstance(k, slice)}
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        arrays = {d: _thin(a) for d, a in arrays.items()}
         spread = {d: [i - a.ndim + len(shape) for i, n in enumerate(a.shape) if n != 1] for d, a in arrays.items()}
         if len({i for axes in spread.values() for i in axes}) == sum(map(len, spread.values())):
             return self._crossed(at, arrays, shape, spread)
@@ -181,6 +182,15 @@ class PatchArray(DerivedArray):
         rows, columns, bounded, _ = self._bounds(key)
         corners = self._corners(bounded[0], rows.start, columns.start)
         return self._padded(bounded).plans(corners, rows.stop - rows.start, columns.stop - columns.start)
+
+
+def _thin(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return index numbers, once along axes where they stay the same: xarray writes all of them out."""
+    for axis, n in enumerate(numbers.shape):
+        first = numbers.take([0] if n else [], axis)
+        if n > 1 and (first == numbers.take([-1], axis)).all() and (first == numbers).all():
+            numbers = first
+    return numbers
 
 
 class PatchReader:
