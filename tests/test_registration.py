@@ -6,6 +6,7 @@ the two pictures by least squares of the optical flow equation (Lucas and Kanade
 
 from __future__ import annotations
 
+import pickle
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,3 +80,14 @@ def test_a_shift_would_be_seen(tmp_path):
     moved = np.roll(finest, (2, -1), (0, 1))  # level 0, and so all but level 1, lies lower and further left
     assert measured(slide, moved, 1)[0] < -0.6
     assert measured(slide, moved, 1)[1] > 0.3
+
+
+def test_images_pickle_after_they_were_read(tmp_path: Path) -> None:
+    make_slide(tmp_path, width=300, height=200, frame=64, codec="native")
+    for chunks in (None, "auto"):
+        level = mt.open_slide(tmp_path, chunks=chunks)["level0"].to_dataset()
+        pixels = level.image.wsi.read(3, 5, 20, 30)
+        level.wsi.explain()
+        for data in (level.image, level):
+            again = pickle.loads(pickle.dumps(data))
+            assert np.array_equal(again.wsi.read(3, 5, 20, 30), pixels)

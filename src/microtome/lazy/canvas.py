@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,10 @@ class Canvas(Protocol):
 
     def put(self, job: Any, pixels: Pixels) -> None:
         """Paste pixels (rows, columns, channels) of a frame."""
+        ...
+
+    def put_all(self, jobs: Sequence[Any], pixels: Pixels) -> None:
+        """Paste pixels of a frame into all the places they go to."""
         ...
 
     def fill(self, job: Any, value: Pixels) -> None:
@@ -67,11 +72,23 @@ class RegionCanvas:
             )
         if self._channels is not None:
             pixels = pixels[..., self._channels]
-        place = self._view[slot]
         if type(y.target) is slice and type(x.target) is slice:
-            place[y.target, x.target] = pixels[y.source, x.source]
+            place: Any = (*slot, y.target, x.target)
+            self._view[place] = pixels[y.source, x.source]
         else:
-            place[_cross(y.target, x.target)] = pixels[_cross(y.source, x.source)]
+            self._view[slot][_cross(y.target, x.target)] = pixels[_cross(y.source, x.source)]
+
+    def put_all(self, jobs: Sequence[Job], pixels: Pixels) -> None:
+        """Paste pixels of a frame into all the places they go to: many, where patches overlap."""
+        view: Any = self._view
+        rows, columns, _ = pixels.shape
+        plain = self._channels is None
+        for job in jobs:
+            slot, (_, to_y, from_y, tall), (_, to_x, from_x, wide) = job
+            if plain and tall <= rows and wide <= columns and type(to_y) is slice and type(to_x) is slice:
+                view[(*slot, to_y, to_x)] = pixels[from_y, from_x]
+            else:
+                self.put(job, pixels)
 
     def fill(self, job: Job, value: Pixels) -> None:
         """Paste a value (channels,) in place of a frame that is missing."""
@@ -108,6 +125,11 @@ class PointCanvas:
             raise CorruptFrameError(
                 f"decodes to {pixels.shape[0]} x {pixels.shape[1]} pixels, where more lie inside the matrix"
             ) from None
+
+    def put_all(self, jobs: Sequence[PointJob], pixels: Pixels) -> None:
+        """Paste pixels of a frame into all the places they go to."""
+        for job in jobs:
+            self.put(job, pixels)
 
     def fill(self, job: PointJob, value: Pixels) -> None:
         """Paste a value (channels,) in place of a frame that is missing."""

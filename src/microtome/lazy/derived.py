@@ -25,6 +25,8 @@ __all__ = ["DerivedArray"]
 Pixels = npt.NDArray[Any]
 APART = 256
 """Pixels between two that are wanted, above which those between are not computed: about a frame."""
+SPARSE = 16
+"""Pixels of a rectangle for each that is wanted, above which pixels are computed one by one."""
 PIECE = 1024
 """Extent of what is held at a time for pixels that are picked: a few MB."""
 
@@ -165,19 +167,19 @@ class DerivedArray(LazyArray):
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
         if not {"y", "x"} <= arrays.keys():
             return self._lines(at, arrays)
-        window = self.window(tuple(slice(0, n, 1) for n in self.shape))
-        ys, xs = (np.broadcast_to(arrays[d], shape).ravel().tolist() for d in ("y", "x"))
-        pixels = window.read_many(list(zip(ys, xs, strict=True)), 1, 1, None)
+        # Planes and channels that no point shows are not read.
+        found = {d: np.unique(a, return_inverse=True) for d, a in arrays.items() if d not in ("y", "x")}
+        some = {d: found[d][0] if d in found else _listed(k, sizes[d]) for d, k in at.items()}
+        window = self.window(tuple((some | dict.fromkeys(("y", "x"), slice(None)))[d] for d in self.dims))
+        ys, xs = (np.broadcast_to(arrays[d], shape) for d in ("y", "x"))
+        places, which = np.unique(ys * sizes["x"] + xs, return_inverse=True)
+        pixels = _read_points(window, places // sizes["x"], places % sizes["x"])
         axes = [d for d in self.dims if d not in ("y", "x")]
-        down = 1 + self.dims.index("y")
-        pixels = pixels.reshape(*pixels.shape[:down], *pixels.shape[down + 2 :])
-        points = np.arange(len(ys))
         picked = [d for d in axes if d in arrays]
-        rest = [d for d in axes if d not in arrays]
-        pixels = pixels.transpose(0, *(1 + axes.index(d) for d in picked + rest))
-        pixels = pixels[(points, *(np.broadcast_to(arrays[d], shape).ravel() for d in picked))]
-        pixels = pixels[(slice(None), *(at[d] for d in rest))]
-        return pixels.reshape(*shape, *pixels.shape[1:])
+        pixels = pixels.transpose(0, *(1 + axes.index(d) for d in picked + [d for d in axes if d not in arrays]))
+        chosen = (np.broadcast_to(found[d][1].reshape(arrays[d].shape), shape) for d in picked)
+        result: Pixels = pixels[(which.reshape(shape), *chosen)]
+        return result
 
     def _lines(self, at: dict[str, Any], arrays: dict[str, npt.NDArray[np.int64]]) -> Pixels:
         """Return the pixels at points along some axes, of all that is selected along others."""
@@ -194,6 +196,32 @@ class DerivedArray(LazyArray):
         for y, x in itertools.product(ys, xs):
             by_size.setdefault((y.stop - y.start, x.stop - x.start), []).append((y.start, x.start))
         return [plan for size, corners in by_size.items() for plan in window.plans(corners, *size)]
+
+
+def _read_points(window: Window, ys: npt.NDArray[np.int64], xs: npt.NDArray[np.int64]) -> Pixels:
+    """Return (points, ...) the pixels of a window at points, each another: dense ones are read together.
+
+    xarray makes points of all pixels of an image of which planes and channels are selected in pairs.
+    """
+    lead, tail = window.shape(1, 1)[: window.axis], window.shape(1, 1)[window.axis + 2 :]
+    pixels = np.empty((len(ys), *lead, *tail), window.dtype)
+    tiles = ys // APART * (window.size[1] // APART + 1) + xs // APART
+    order = np.argsort(tiles, kind="stable")
+    alone = []
+    ahead: tuple[Any, ...] = (slice(None),) * window.axis
+    for some in np.split(order, np.flatnonzero(np.diff(tiles[order])) + 1) if len(order) else []:
+        top, left = int(ys[some].min()), int(xs[some].min())
+        height, width = int(ys[some].max()) - top + 1, int(xs[some].max()) - left + 1
+        if height * width > SPARSE * len(some):
+            alone.append(some)
+            continue
+        box = window.read(top, left, height, width, None)
+        pixels[some] = np.moveaxis(box[(*ahead, ys[some] - top, xs[some] - left)], window.axis, 0)
+    if alone:
+        some = np.concatenate(alone)
+        corners = list(zip(ys[some].tolist(), xs[some].tolist(), strict=True))
+        pixels[some] = window.read_many(corners, 1, 1, None).reshape(len(some), *lead, *tail)
+    return pixels
 
 
 class _Span(NamedTuple):

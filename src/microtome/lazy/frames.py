@@ -15,7 +15,7 @@ from microtome.dicom.decoding.reduced import frame_decoder
 from microtome.dicom.instance import Instance
 from microtome.errors import CorruptFrameError, FrameError, MissingFrameError
 from microtome.lazy import pool
-from microtome.lazy.buffers import scratch
+from microtome.lazy.buffers import empty, scratch
 from microtome.lazy.canvas import Canvas
 from microtome.lazy.decoded import decoded_frames, kept_bytes
 from microtome.lazy.plan import Unit
@@ -102,19 +102,20 @@ class InstanceReader:
                 continue
             try:
                 place = canvas.whole(jobs[0], shape) if len(jobs) == 1 else None
-                out = place if place is not None else buffer
+                keep = kept > 0 and (all_are_kept or len(jobs) > 1 or not canvas.shows_all(jobs[0], shape))
+                own = empty(shape, self.dtype) if keep and place is None and buffer is not None else None
+                out = place if place is not None else buffer if own is None else own
                 if out is None:
                     self._check_size(payload)
                 decoder = self.decoder if syntax is None else self._decoder_of(syntax)
                 pixels = decoder.decode(payload, out, self.source.bit_offset(frame) if self._shared_words else 0)
                 if pixels is not place:
-                    for job in jobs:
-                        canvas.put(job, pixels)
+                    canvas.put_all(jobs, pixels)
             except FrameError as e:
                 self.source.discard([frame])
                 raise type(e)(self._message(frame, str(e))) from e
-            if kept and (all_are_kept or len(jobs) > 1 or not canvas.shows_all(jobs[0], shape)):
-                decoded_frames().put((id(self), frame), self, pixels.copy(), kept)
+            if keep:
+                decoded_frames().put((id(self), frame), self, pixels if pixels is own else pixels.copy(), kept)
 
     def _paste_decoded(self, unit: Unit, canvas: Canvas) -> Unit:
         """Paste the frames that were decoded before; return the others."""
@@ -126,8 +127,7 @@ class InstanceReader:
                 frames.append(frame)
                 remaining.append(jobs)
                 continue
-            for job in jobs:
-                canvas.put(job, pixels)
+            canvas.put_all(jobs, pixels)
         return unit._replace(frames=frames, jobs=remaining)
 
     def _check_size(self, payload: bytes | memoryview) -> None:

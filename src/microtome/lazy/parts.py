@@ -130,11 +130,12 @@ class PaddedWindow:
             out = empty((len(corners), *self.shape(height, width)), self.dtype)
         if not out.size:
             return out
+        moved = self._all_inside(corners, height, width)
+        if moved is not None:
+            return self._window.read_many(moved, height, width, out)
         places = self._places(corners, height, width)
         inside = [p for p in places if p is not None]
         tall, wide = self._inner(corners, height, width)
-        if len(inside) == len(places) and (tall, wide) == (height, width) and all(p[2:] == (0, 0) for p in inside):
-            return self._window.read_many([p[:2] for p in inside], height, width, out)
         read = self._window.read_many([p[:2] for p in inside], tall, wide, None)
         out[...] = self._fill if out.ndim > self.axis + 3 else self._fill[0]
         number = 0
@@ -151,8 +152,22 @@ class PaddedWindow:
 
     def plans(self, corners: Corners, height: int, width: int) -> Plans:
         """Return what `read_many` would read."""
+        moved = self._all_inside(corners, height, width)
+        if moved is not None:
+            return self._window.plans(moved, height, width)
         places = self._places(corners, height, width)
         return self._window.plans([p[:2] for p in places if p is not None], *self._inner(corners, height, width))
+
+    def _all_inside(self, corners: Corners, height: int, width: int) -> Corners | None:
+        """Return the corners in the window below, where no region runs off it: of most groups of patches none does."""
+        if not corners:
+            return None
+        rows, columns = self._window.size
+        top, left = self._top, self._left
+        ys, xs = zip(*corners, strict=True)
+        if min(ys) < top or min(xs) < left or max(ys) + height > rows + top or max(xs) + width > columns + left:
+            return None
+        return corners if not top and not left else [(y - top, x - left) for y, x in corners]
 
     def _inner(self, corners: Corners, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns that are read for each region: what the one with the most of them has inside."""

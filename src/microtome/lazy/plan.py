@@ -7,7 +7,9 @@ the other in a file: one read each. Every frame is in one unit, with all the pla
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -106,14 +108,14 @@ class _Collector:
         self.complete = True
         self.units: list[Unit] = []
         self.last = (-1, -1, -1)
-        self.gathered: dict[tuple[int, int], list[Any]] | None = {} if repeated else None
+        self.gathered: dict[tuple[int, int], list[Any]] | None = defaultdict(list) if repeated else None
         self.listed: dict[tuple[int, int], list[tuple[int, list[Any]]]] = {}
 
     def add(self, matrix: int, frame: int, job: Any) -> None:
         if self.gathered is None:
             self.append(matrix, frame, [job])
         else:
-            self.gathered.setdefault((matrix, frame), []).append(job)
+            self.gathered[matrix, frame].append(job)
 
     def append(self, matrix: int, frame: int, jobs: list[Any]) -> None:
         """Append a frame to the last unit if it lies behind its frames, else begin a unit."""
@@ -206,26 +208,46 @@ def plan_regions(
     """
     batch = len(regions) > 1
     collect = _Collector(level, grouping, repeated=batch)
+    cuts = _Cuts()
     for number, (ys, xs) in enumerate(regions):
         for slot, plane in planes:
             where = (number, *slot) if batch else slot
             if plane is None:
                 collect.complete = False
             elif level.matrices[plane.matrix].tiling.aligned:
-                _aligned(collect, plane, where, ys, xs)
+                _aligned(collect, plane, where, ys, xs, cuts)
             else:
                 _unaligned(collect, plane, where, ys, xs)
     return collect.plan()
 
 
-def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis, xs: Axis) -> None:
+class _Cuts:
+    """How axes are cut by tiles, remembered within one plan: regions of a grid share their rows and columns."""
+
+    def __init__(self) -> None:
+        self.runs = cache(tile_hits)
+
+    def hits(self, axis: Axis, tile: int) -> list[Hit]:
+        return self.runs(axis, tile) if isinstance(axis, Run) else tile_hits(axis, tile)
+
+
+def _aligned(collect: _Collector, plane: Plane, slot: tuple[int, ...], ys: Axis, xs: Axis, cuts: _Cuts) -> None:
     tiling = collect.level.matrices[plane.matrix].tiling
-    x_hits = tile_hits(xs, tiling.tile_columns)
+    x_hits = cuts.hits(xs, tiling.tile_columns)
     if not x_hits:
         return
     first, stop = x_hits[0].tile, x_hits[-1].tile + 1
-    for y in tile_hits(ys, tiling.tile_rows):
+    gathered, matrix = collect.gathered, plane.matrix
+    for y in cuts.hits(ys, tiling.tile_rows):
         frames = tiling.run(plane.number, y.tile, first, stop)
+        if gathered is not None:
+            for x in x_hits:
+                frame = frames[x.tile - first]
+                if frame != ABSENT:
+                    gathered[matrix, frame].append(Job(slot, y, x))
+                else:
+                    collect.absent(matrix, Job(slot, y, x))
+            continue
         if collect.append_row(plane.matrix, frames, slot, y, x_hits):
             continue
         for x in x_hits:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from dask import base as dask
+from dask.base import compute
 from xarray.core.indexing import (
     CopyOnWriteArray,
     ImplicitToExplicitIndexingAdapter,
@@ -136,8 +136,8 @@ def requests(data: Any) -> Plans:
     """Return what computing a Dask array of ours, or a crop of it, would read; nothing is read."""
     with recording() as plans:
         # Block by block: what each answers is the memory of one pixel, what is made of all of them would not be.
-        compute: Any = dask.compute
-        compute(*data.to_delayed().ravel(), scheduler="synchronous")
+        together: Any = compute
+        together(*data.to_delayed().ravel(), scheduler="synchronous")
     return plans
 
 

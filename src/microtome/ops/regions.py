@@ -12,11 +12,13 @@ import xarray as xr
 from microtome.errors import OptionError, SelectionError, SpacingUndefinedError
 from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.parts import PaddedArray, padded
-from microtome.lazy.unwrap import unwrap
+from microtome.lazy.unwrap import View, unwrap
 from microtome.ops.grids import evenly, spacing_if_defined
 
 __all__ = ["fill_values", "first_pixel", "region"]
 
+LEAST = 512
+"""Extent of a block along rows and columns, at the least."""
 Fill = float | tuple[float, ...] | None
 
 
@@ -87,13 +89,15 @@ def first_pixel(image: xr.DataArray, y: float, x: float, unit: str) -> tuple[int
     return at[0], at[1]
 
 
-def fill_values(image: xr.DataArray, fill: Any) -> npt.NDArray[Any]:
+def fill_values(image: xr.DataArray, view: View | None, fill: Any) -> npt.NDArray[Any]:
     """Return the value of each channel beyond the edges of an image.
 
     Parameters
     ----------
     image
         Any image.
+    view
+        What it shows of a lazy array.
     fill
         One value, or one a channel; None for what the slide has where it has no frame, 0 where it says nothing.
 
@@ -104,7 +108,6 @@ def fill_values(image: xr.DataArray, fill: Any) -> npt.NDArray[Any]:
     """
     channels = image.sizes.get("c", 1)
     if fill is None:
-        view = unwrap(image.variable)
         value: Any = view.array.fill(view.key) if view is not None else np.zeros(1, image.dtype)
         return np.broadcast_to(np.asarray(value), (channels,)).copy()
     try:
@@ -137,9 +140,9 @@ def _finite(value: Any) -> bool:
 
 
 def _padded(image: xr.DataArray, dims: tuple[str, str], rectangle: tuple[int, int, int, int], fill: Any) -> xr.Variable:
-    value = fill_values(image, fill)
-    top, left, height, width = rectangle
     view = unwrap(image.variable)
+    value = fill_values(image, view, fill)
+    top, left, height, width = rectangle
     if view is not None and view.neighbours:
         array = PaddedArray(view.array, view.key, rectangle, tuple(value.tolist()))
         names = {"y": "row", "x": "column"} if "row" in image.dims else {}
@@ -147,7 +150,8 @@ def _padded(image: xr.DataArray, dims: tuple[str, str], rectangle: tuple[int, in
             variable = lazy_variable(array, image.dims)
             if image.chunks is None:
                 return variable
-            chunks = {d: max(c) for d, c in image.chunksizes.items()}
+            # A crop may have tiny blocks, which would be very many of a large rectangle.
+            chunks = {d: max(*c, LEAST if d in dims else 1) for d, c in image.chunksizes.items()}
             return to_dask(variable, array, chunks)
     rows, columns = image.sizes[dims[0]], image.sizes[dims[1]]
     inside = {

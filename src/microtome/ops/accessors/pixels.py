@@ -39,6 +39,10 @@ class PixelAccessor:
         self._view: View | None = None
         self._window: Window | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # xarray pickles accessors with their arrays; windows do not travel.
+        return self.__dict__ | {"_seen": None, "_view": None, "_window": None}
+
     def _unwrap(self) -> View | None:
         """Return what the image shows of a slide, looked up once for as long as its data stay the same."""
         data = self._image.variable._data

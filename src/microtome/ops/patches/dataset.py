@@ -86,11 +86,11 @@ def patches(
 def _pixels(
     image: xr.DataArray, places: npt.NDArray[np.int64], size: tuple[int, int], fill: Any, chunks: Any
 ) -> xr.Variable:
-    value = fill_values(image, fill)
+    view = unwrap(image.variable)
+    value = fill_values(image, view, fill)
     each = int(np.prod([n for d, n in image.sizes.items() if d not in ("y", "x")], dtype=np.int64))
     each *= size[0] * size[1] * image.dtype.itemsize
     count = _chunk(chunks, each, len(places))
-    view = unwrap(image.variable)
     if view is not None and view.neighbours and image.dims == _view_dims(view):
         array = PatchArray(view.array, view.key, places, size, tuple(value.tolist()))
         dims = ("patch", *image.dims)
