@@ -119,7 +119,8 @@ class SlideWindow:
             for n, (ys, xs) in enumerate(regions):
                 self._reader.cover(self._planes, ys, xs, self._reader.view(full if len(regions) == 1 else full[n]))
         else:
-            self._reader.read(self._planes, regions, self._reader.view(full), self._channels, self._keep)
+            keep = self._keep or len(regions) > 1  # the next group of patches may show the rest
+            self._reader.read(self._planes, regions, self._reader.view(full), self._channels, keep)
 
     def plans(self, corners: Corners, height: int, width: int) -> Plans:
         """Return what `read_many` would read."""
