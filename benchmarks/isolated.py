@@ -18,11 +18,10 @@ Answer = dict[str, Any]
 FORBIDDEN = ("dask", "zarr", "pydicom", "imagecodecs", "gcsfs", "s3fs", "aiohttp", "google.auth", "openslide")
 
 
-def run(job: str, *arguments: object) -> Answer:
-    """Run a job of this file in a fresh interpreter and return its answer."""
-    done = subprocess.run(
-        [sys.executable, __file__, job, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
+def run(job: str, *arguments: object, script: str = "isolated.py") -> Answer:
+    """Run a job of this file, or of another one beside it, in a fresh interpreter and return its answer."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), job, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise RuntimeError(f"{job}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     answer: Answer = json.loads(done.stdout.splitlines()[-1])

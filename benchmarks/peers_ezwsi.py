@@ -10,7 +10,6 @@ series; then the frame cache is none, on (it fetches whole instances of this siz
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,30 +61,13 @@ def serve(source: str, cache: str = "none") -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def environment(cache: Path) -> Path:
-    """The interpreter of EZ-WSI's own environment, made on first use; raises RuntimeError if that fails."""
-    folder = cache / "ezwsi-venv"
-    python, stamp = folder / "bin" / "python", folder / f".{REQUIREMENT}"
-    if not stamp.exists():
-        print(f"installing {REQUIREMENT} into an environment of its own ...", file=sys.stderr, flush=True)
-        steps = [
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT],
-        ]
-        for step in steps:
-            done = subprocess.run(step, capture_output=True, text=True, timeout=600, check=False)
-            if done.returncode:
-                raise RuntimeError(f"it could not be installed: {done.stderr.strip().splitlines()[-1:]}")
-        stamp.touch()
-    return python
-
-
 if __name__ == "__main__":
     serve(*sys.argv[1:])
 else:
     import numpy as np
 
     from contenders import Contender, finest_instance
+    from environments import environment
     from places import Place
     from web_servers import Child
 
@@ -93,7 +75,7 @@ else:
         """EZ-WSI in its own process, reading level 0 of a file or of a series on a server."""
 
         def __init__(self, source: str, cache: str = "none") -> None:
-            self._child = Child(environment(Path(__file__).parent / ".cache"), __file__, source, cache)
+            self._child = Child(environment("ezwsi", REQUIREMENT), __file__, source, cache)
 
         def reopen(self) -> None:
             self._child.ask(open=True)

@@ -28,7 +28,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(works.ORDINARY), help=f"works, of {', '.join(works.WORKS)}")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each race (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--quick", action="store_true", help="three rounds, and smaller slides without a pyramid")
     parser.add_argument("--no-peers", action="store_true", help="only microtome and the ceiling")
     parser.add_argument("--peers-only", action="store_true", help="without microtome")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         rounds=3 if options.quick else options.rounds,
         ours=not options.peers_only,
         peers=not options.no_peers,
+        quick=options.quick,
     )
     figures: list[Figure] = []
     failures = []

@@ -28,6 +28,21 @@ RECIPES: dict[str, dict[str, Any]] = {
         "width": 40704, "height": 40704, "frame": 256, "codec": "jpeg", "tiling": "sparse", "parts": 3,
         "offsets": "empty", "levels": 1, "associated": False,
     },
+    # 8192 x 8192, one level: what is resampled whole
+    "single": {
+        "width": 8192, "height": 8192, "frame": 256, "codec": "jpeg", "quality": 80, "offsets": "eot", "levels": 1,
+        "associated": False,
+    },
+    # 139,000 frames of one level: a slide without a pyramid
+    "large0": {
+        "width": 100000, "height": 80000, "frame": 240, "codec": "jpeg-rgb", "offsets": "eot", "levels": 1,
+        "associated": False,
+    },
+    # the same, smaller
+    "small0": {
+        "width": 40000, "height": 30000, "frame": 240, "codec": "jpeg-rgb", "offsets": "eot", "levels": 1,
+        "associated": False,
+    },
     # 16384 x 16384, JPEG: the slide that is read from servers
     "web": {
         "width": 16384, "height": 16384, "frame": 256, "codec": "jpeg", "quality": 80, "offsets": "eot",

@@ -15,6 +15,7 @@ import numpy as np
 
 import isolated
 import network
+import operations
 import slides
 from contenders import OURS, PEERS, Ceiling, Contender, FrameTable, OursDask, WsiDicom
 from peers_ezwsi import EzWsi
@@ -30,6 +31,7 @@ class Run:
     rounds: int
     ours: bool = True
     peers: bool = True
+    quick: bool = False
     _places: Places | None = None
 
     @property
@@ -373,5 +375,12 @@ ORDINARY: dict[str, Callable[[Run], list[Figure]]] = {
     "memory": memory,
     "import": importing,
     "network": network.network,
+    "operations": operations.operations,
 }
-WORKS = ORDINARY | {"blocks": blocks}
+#: parts of "operations", to be run alone
+PARTS: dict[str, Callable[[Run], list[Figure]]] = {
+    "overlapping": operations.overlapping,
+    "resampling": operations.resampling,
+    "tissue": operations.tissue,
+}
+WORKS = ORDINARY | PARTS | {"blocks": blocks}
