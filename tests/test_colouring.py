@@ -223,3 +223,5 @@ def test_a_mask_says_where_stains_are_fitted(tree: xr.DataTree) -> None:
     with pytest.raises(OptionError, match="not enough tissue"):
         tree.wsi.fit_stain(mask=nowhere)
     assert tree.wsi.fit_stain(mask=mask) == tree.wsi.fit_stain()
+    everything = {"type": "Polygon", "coordinates": [[[0, 0], [999, 0], [999, 999], [0, 999], [0, 0]]]}
+    assert tree.wsi.fit_stain(mask=everything) == tree.wsi.fit_stain(mask=np.ones((3, 4), bool))

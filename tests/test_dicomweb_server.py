@@ -886,7 +886,7 @@ def ezwsi_python() -> Path:
     sys.path.insert(0, str(folder))
     try:
         spec.loader.exec_module(module)
-        python: Path = module.environment(folder / ".cache")
+        python: Path = module.environment("ezwsi", module.REQUIREMENT)
     except (RuntimeError, OSError, subprocess.SubprocessError) as e:
         if os.environ.get("MICROTOME_CI") == "1":
             pytest.fail(f"EZ-WSI has no environment: {e}", pytrace=False)

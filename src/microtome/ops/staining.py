@@ -12,6 +12,7 @@ from microtome.errors import OptionError
 from microtome.model import PixelSpacing, SpacingLike
 from microtome.ops.at import at
 from microtome.ops.colouring import RGB, stain_image
+from microtome.ops.masks.aligned import align
 from microtome.ops.stain import (
     STAINS,
     Deconvolution,
@@ -49,9 +50,7 @@ def normalize_image(
     return stain_image(image, Normalization(source, target), RGB, np.uint8)
 
 
-def fit_stain(
-    tree: xr.DataTree, method: str, mask: xr.DataArray | None, spacing: SpacingLike, pixels: int
-) -> StainFit | Reinhard:
+def fit_stain(tree: xr.DataTree, method: str, mask: Any, spacing: SpacingLike, pixels: int) -> StainFit | Reinhard:
     """Return what the stains of a slide look like; see `SlideAccessor.fit_stain`."""
     if method not in _FITS:
         raise OptionError(f"method={method!r}: it is one of {', '.join(_FITS)}")
@@ -66,7 +65,7 @@ def fit_stain(
             tree, "stain", min_luminance=1 / 255, max_luminance=0.8, spacing=0.008, closing=None, min_area=None,
             color=None, quality="fast",
         )  # fmt: skip
-    chosen = np.flatnonzero(mask.wsi.like(image).transpose("y", "x").values)
+    chosen = np.flatnonzero(align(mask, image).pixels((image.sizes["y"], image.sizes["x"])))
     if len(chosen) > pixels:
         chosen = chosen[np.linspace(0, len(chosen) - 1, pixels).astype(np.int64)]
     values = image.transpose("y", "x", "c").values.reshape(-1, 3)[chosen]

@@ -210,7 +210,7 @@ class SlideAccessor:
         self,
         method: Literal["macenko", "vahadane", "reinhard"] = "macenko",
         *,
-        mask: xr.DataArray | None = None,
+        mask: Any = None,
         spacing: SpacingLike = 0.004,
         pixels: int = 200_000,
     ) -> StainFit | Reinhard:
@@ -222,7 +222,7 @@ class SlideAccessor:
             ``"macenko"`` (2009) and ``"vahadane"`` (2016) find the colours of hematoxylin and eosin, ``"reinhard"``
             (2001) mean and spread of all colours.
         mask
-            Where to look. Default: `tissue_mask`.
+            Where to look: all that `ImageAccessor.patches` takes for one. Default: `tissue_mask`.
         spacing
             In mm.
         pixels
@@ -332,13 +332,14 @@ class SlideAccessor:
 
         return ignored(self._tree)
 
-    def prefetch(self, *targets: str | xr.DataArray) -> int:
+    def prefetch(self, *targets: str | xr.DataArray | xr.Dataset) -> int:
         """Fetch encoded frames into the frame cache; see `ImageAccessor.prefetch`.
 
         Parameters
         ----------
         *targets
-            Levels by their paths, such as ``"level2"``, and images or crops of them. Default: what this tree shows.
+            Levels by their paths, such as ``"level2"``, images or crops of them, and patches. Default: what this tree
+            shows.
 
         Returns
         -------

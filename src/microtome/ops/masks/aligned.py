@@ -41,6 +41,10 @@ class Mask(Protocol):
         """
         ...
 
+    def pixels(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return which pixels of the image, of this shape, have their centres in it."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedMask:
@@ -84,6 +88,20 @@ class AlignedMask:
                     part = np.asarray(self.mask[row : row + down, column : column + across])
                     out[here] += fractions(part, tops[here] - row, lefts[here] - column, height, width)
         return np.minimum(out, 1, out=out)
+
+    def pixels(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return which pixels of the image have their centres in the mask."""
+        at = []
+        for count, low, scale, size in (
+            (shape[0], self.top, self.row_scale, self.mask.shape[0]),
+            (shape[1], self.left, self.column_scale, self.mask.shape[1]),
+        ):
+            index = np.floor((np.arange(count) + 0.5 - low) / scale).astype(np.int64)
+            at.append((np.clip(index, 0, size - 1), (index >= 0) & (index < size)))
+        (rows, rows_in), (columns, columns_in) = at
+        values = np.asarray(self.mask)[np.ix_(rows, columns)]
+        covered: npt.NDArray[np.bool_] = values & rows_in[:, np.newaxis] & columns_in
+        return covered
 
     def _steps(self) -> tuple[int, int]:
         """Return rows and columns of the parts that are summed up at a time: whole blocks, where there are any."""

@@ -61,6 +61,10 @@ class DrawnMask:
         mask = rasterise(self.polygons, shape, spacing=(cell, cell), offset=(top, left))
         return fractions(mask, (tops - top) / cell, (lefts - left) / cell, size[0] / cell, size[1] / cell)
 
+    def pixels(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return which pixels of the image have their centres in the polygons."""
+        return rasterise(self.polygons, shape)
+
 
 def drawn_on(drawing: Any, image: xr.DataArray) -> DrawnMask:
     """Return polygons with their place on an image.
@@ -121,6 +125,6 @@ def _in_pixels_of_level0(image: xr.DataArray) -> tuple[npt.NDArray[np.float64], 
 def rasterised(drawing: Any, image: xr.DataArray) -> xr.DataArray:
     """Return a drawing as a mask: which pixels of an image have their centres in it; see `ImageAccessor.rasterise`."""
     drawn = drawn_on(drawing, image)
-    mask = rasterise(drawn.polygons, drawn.shape)
+    mask = drawn.pixels(drawn.shape)
     coords = {n: c for n, c in image.coords.items() if set(c.dims) <= {"y", "x"}}
     return xr.DataArray(mask, dims=("y", "x"), coords=coords, name="mask")
