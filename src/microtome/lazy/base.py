@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def probing(axis: int) -> Iterator[None]:
         _local.probe = before
 
 
-class LazyArray(BackendArray):
+class LazyArray(BackendArray, ABC):
     """Pixels that are read, or computed from what is read, when they are asked for; pickles to a recipe.
 
     Subclasses set ``dims``, ``shape`` and ``dtype``.
@@ -65,27 +66,28 @@ class LazyArray(BackendArray):
     """An equal array of an earlier opening, which this one keeps alive; see `remember_chunked`."""
 
     @property
+    @abstractmethod
     def token(self) -> str:
         """Names the pixels: the same in every process, another for other pixels or ways to them."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def opened(self) -> OpenSlide:
         """The slide that the pixels come from, opened in this process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels under one integer, slice or index array an axis, combined as by ``numpy.ix_``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def points(self, key: tuple[Any, ...]) -> Pixels:
         """Return the pixels at points: index arrays broadcast together, their axes first, then those of slices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plans(self, key: tuple[Any, ...]) -> Plans:
         """Return what `block` would read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def window(self, key: tuple[Any, ...], keep: bool = False) -> Window:
         """Return a part prepared for many reads.
 
@@ -96,15 +98,14 @@ class LazyArray(BackendArray):
         keep
             Whether decoded frames are kept that reads show a part of only: for reads whose neighbours show the rest.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def coverage(self, key: tuple[Any, ...]) -> tuple[LazyArray, tuple[Any, ...]]:
         """Return the array that says which pixels of a part are real, and which part of it that is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, key: tuple[Any, ...]) -> Pixels:
         """Return the value (channels,) that stands for pixels beyond the edge of a part."""
-        raise NotImplementedError
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         return ("microtome", self.token)

@@ -7,6 +7,7 @@ more window: patches of a recoloured, resampled level are read in one plan.
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,16 +59,15 @@ class DerivedArray(LazyArray):
         self.dims = tuple(shape)
         self.shape = tuple(shape.values())
         self.dtype = dtype
-        self._window: Window | None = None
 
     @property
+    @abstractmethod
     def parameters(self) -> tuple[Any, ...]:
         """What, beside the source and the part of it, makes the pixels what they are; its repr names them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def derive(self, key: tuple[Any, ...], keep: bool) -> Window:
         """Return the window that computes all of this array, from a part of the source."""
-        raise NotImplementedError
 
     @property
     def token(self) -> str:

@@ -12,28 +12,20 @@ import xarray as xr
 from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.buffers import empty
 from microtome.lazy.derived import DerivedArray
-from microtome.lazy.window import Corners, Window
+from microtome.lazy.window import Corners, Window, WindowOnWindow
 
 __all__ = ["PaddedArray", "PaddedWindow", "PartWindow", "padded"]
 
 Pixels = npt.NDArray[Any]
 
 
-class PartWindow:
+class PartWindow(WindowOnWindow):
     """A rectangle, and some channels, of another window."""
 
     def __init__(self, window: Window, top: int, left: int, height: int, width: int, channels: Any) -> None:
-        self._window = window
+        super().__init__(window, (height, width))
         self._top, self._left = top, left
-        self.size = (height, width)
         self._channels = None if isinstance(channels, slice) and channels == slice(None) else channels
-        self.dtype = window.dtype
-        self.axis = window.axis
-
-    @property
-    def current(self) -> bool:
-        """Whether the window may still be used."""
-        return self._window.current
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of a region."""
@@ -83,7 +75,7 @@ def _into(out: Pixels | None, pixels: Pixels) -> Pixels:
     return out
 
 
-class PaddedWindow:
+class PaddedWindow(WindowOnWindow):
     """A window that goes on beyond the edges of another one, with a fill.
 
     What a region costs does not depend on how far it runs off: at most a region of its size, inside, is read.
@@ -101,21 +93,9 @@ class PaddedWindow:
     """
 
     def __init__(self, window: Window, top: int, left: int, size: tuple[int, int], fill: Pixels) -> None:
-        self._window = window
+        super().__init__(window, size)
         self._top, self._left = top, left
-        self.size = size
         self._fill = fill
-        self.dtype = window.dtype
-        self.axis = window.axis
-
-    @property
-    def current(self) -> bool:
-        """Whether the window may still be used."""
-        return self._window.current
-
-    def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of a region."""
-        return self._window.shape(height, width)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels | None) -> Pixels:
         """Return a region."""

@@ -15,7 +15,7 @@ from microtome.lazy.buffers import empty
 if TYPE_CHECKING:
     from microtome.lazy.array import SlideArray
 
-__all__ = ["Corners", "SlideWindow", "Window"]
+__all__ = ["Corners", "SlideWindow", "Window", "WindowOnWindow"]
 
 Pixels = npt.NDArray[Any]
 Corners = Sequence[tuple[int, int]]
@@ -50,6 +50,33 @@ class Window(Protocol):
     def plans(self, corners: Corners, height: int, width: int) -> Plans:
         """Return what `read_many` would read."""
         ...
+
+
+class WindowOnWindow:
+    """What windows on a window have of it.
+
+    Parameters
+    ----------
+    window
+        The window below.
+    size
+        Rows and columns of this one.
+    """
+
+    def __init__(self, window: Window, size: tuple[int, int]) -> None:
+        self._window = window
+        self.size = size
+        self.dtype = window.dtype
+        self.axis = window.axis
+
+    @property
+    def current(self) -> bool:
+        """Whether the window may still be used: its process has not been forked since."""
+        return self._window.current
+
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of a region."""
+        return self._window.shape(height, width)
 
 
 class SlideWindow:

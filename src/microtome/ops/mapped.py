@@ -14,7 +14,7 @@ from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.derived import DerivedArray
 from microtome.lazy.unwrap import View, unwrap
-from microtome.lazy.window import Corners, Window
+from microtome.lazy.window import Corners, Window, WindowOnWindow
 from microtome.ops.provenance import of_computed
 
 __all__ = ["MappedArray", "MappedWindow", "PixelFunction", "map_pixels"]
@@ -90,23 +90,16 @@ class MappedArray(DerivedArray):
         return MappedWindow(window, self.function.bind(self.source, key), self.function.channels, self.dtype)
 
 
-class MappedWindow:
+class MappedWindow(WindowOnWindow):
     """A window with a function applied to its pixels."""
 
     def __init__(
         self, window: Window, function: Callable[[Pixels], Pixels], channels: int, dtype: np.dtype[Any]
     ) -> None:
-        self._window = window
+        super().__init__(window, window.size)
         self._function = function
         self._channels = channels
         self.dtype = dtype
-        self.size = window.size
-        self.axis = window.axis
-
-    @property
-    def current(self) -> bool:
-        """Whether the window may still be used."""
-        return self._window.current
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of a region."""

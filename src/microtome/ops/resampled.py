@@ -14,7 +14,7 @@ from microtome.lazy import pool
 from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.buffers import empty
 from microtome.lazy.derived import DerivedArray
-from microtome.lazy.window import Corners, Window
+from microtome.lazy.window import Corners, Window, WindowOnWindow
 from microtome.ops.resampling import AxisGrid, resample
 
 if TYPE_CHECKING:
@@ -64,24 +64,12 @@ class ResampledArray(DerivedArray):
         return result, tuple(ours[d] for d in result.dims)
 
 
-class ResampledWindow:
+class ResampledWindow(WindowOnWindow):
     """A window on another grid over a window."""
 
     def __init__(self, window: Window, y: AxisGrid, x: AxisGrid) -> None:
-        self._window = window
+        super().__init__(window, (y.count, x.count))
         self._y, self._x = y, x
-        self.size = (y.count, x.count)
-        self.axis = window.axis
-        self.dtype = window.dtype
-
-    @property
-    def current(self) -> bool:
-        """Whether the window may still be used."""
-        return self._window.current
-
-    def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of a region."""
-        return self._window.shape(height, width)
 
     def read(self, y: int, x: int, height: int, width: int, out: Pixels | None) -> Pixels:
         """Return a region."""

@@ -80,13 +80,20 @@ class PatchArray(DerivedArray):
         result = PatchArray(covered, below, self.origins, self.extent, (False,))
         return result, tuple(ours[d] for d in result.dims)
 
+    def derive(self, key: tuple[Any, ...], keep: bool) -> Window:
+        """Return the window of the whole image, with the planes and channels of a part of the source."""
+        window = self.source.window(key, keep)
+        value = np.asarray(self.value, self.dtype)
+        if len(value) > 1:
+            axis = self.source.dims.index("c")
+            numbers = np.arange(self.source.shape[axis])
+            own = numbers[self.key[axis]].tolist()
+            value = value[[own.index(n) for n in np.atleast_1d(numbers[key[axis]]).tolist()]]
+        return PaddedWindow(window, 0, 0, window.size, value)
+
     def _padded(self, key: tuple[Any, ...]) -> Window:
         """Return the window of the whole image, with the planes and channels of a key."""
-        window = self.source.window(self.below(key, "y", "x"), keep=True)
-        value = np.asarray(self.value, self.dtype)
-        channels = dict(zip(self.dims, key, strict=True)).get("c", slice(None))
-        value = np.atleast_1d(value[channels] if len(value) > 1 else value)
-        return PaddedWindow(window, 0, 0, window.size, value)
+        return self.derive(self.below(key, "y", "x"), keep=True)
 
     def _corners(self, patches: Any, top: int, left: int) -> list[tuple[int, int]]:
         chosen = self.origins[patches].reshape(-1, 2)
