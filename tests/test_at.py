@@ -784,3 +784,12 @@ def test_names(pyramid: SyntheticSlide) -> None:
     ]  # fmt: skip
     assert len(set(names)) == len(names)
     assert other.wsi.at(spacing=0.0013).data.name == names[0]
+
+
+def test_pixels_with_gaps_are_not_read_at_once(tmp_path: Path) -> None:
+    make_slide(tmp_path, width=300, height=200, frame=64, codec="native", levels=1)
+    level = mt.open_slide(tmp_path, chunks=None)["level0"].image
+    strided = level[::2, ::3].wsi.resize(shape=(25, 20))
+    assert strided.chunks is not None
+    expected = level.values[::2, ::3].reshape(25, 4, 20, 5, 3).mean(axis=(1, 3))
+    assert np.abs(strided.values - expected).max() <= 0.5 + 1e-9

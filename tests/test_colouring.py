@@ -225,3 +225,72 @@ def test_a_mask_says_where_stains_are_fitted(tree: xr.DataTree) -> None:
     assert tree.wsi.fit_stain(mask=mask) == tree.wsi.fit_stain()
     everything = {"type": "Polygon", "coordinates": [[[0, 0], [999, 0], [999, 999], [0, 999], [0, 0]]]}
     assert tree.wsi.fit_stain(mask=everything) == tree.wsi.fit_stain(mask=np.ones((3, 4), bool))
+
+
+def test_channels_are_taken_by_their_labels(tree: xr.DataTree) -> None:
+    level = tree["level0"].image
+    turned = level.isel(c=[2, 1, 0])
+    assert np.array_equal(turned.wsi.to_profile("adobe_rgb").values, level.wsi.to_profile("adobe_rgb").values)
+    assert np.array_equal(turned.wsi.deconvolve().values, level.wsi.deconvolve().values)
+    backwards = level.isel(c=slice(None, None, -1))
+    assert np.array_equal(backwards.wsi.read(3, 5, 20, 30), backwards.values[3:23, 5:35])
+    assert np.array_equal(backwards.wsi.region(-4, -4, 30, 30).values[4:, 4:], backwards.values[:26, :26])
+
+
+def test_what_is_cut_or_has_gaps_has_its_profile(tree: xr.DataTree) -> None:
+    level = tree["level0"].image
+    whole = level.wsi.to_profile("adobe_rgb").values
+    strided = level[::3, ::2].wsi.to_profile("adobe_rgb")
+    assert np.array_equal(strided.values, whole[::3, ::2])
+    patches = level.wsi.patches(100)
+    row, column = int(patches.row[3]), int(patches.column[3])
+    converted_after = patches.image.wsi.to_profile("adobe_rgb")
+    assert np.array_equal(converted_after[3].values, whole[row : row + 100, column : column + 100])
+    assert converted_after.chunks is not None
+
+
+def test_pseudocolours_are_cut_and_padded(real: Path) -> None:
+    raw = mt.open_slide(real / "dicom/3dhistech_BPAEC", chunks=None)["level3"].image
+    image = raw.wsi.pseudocolor()
+    whole = image.values
+    patches = image.wsi.patches(64, pad="fill", order="rows")
+    assert np.array_equal(patches.image[0].values, whole[:64, :64])
+    region = image.wsi.region(-5, -5, 20, 20).values
+    assert np.array_equal(region[5:, 5:], whole[:15, :15])
+    assert (region[:5] == region[0, 0]).all()
+    one = raw.isel(c=[0, 2]).wsi.pseudocolor(windows=[(0, 255)] * 2, colors=["red", "blue"])
+    assert one.chunks is None
+    assert one.wsi.explain().frames
+    assert one.wsi.coverage().all()
+
+
+def test_paths_with_profiles_of_their_own(tmp_path: Path) -> None:
+    make_slide(tmp_path, width=200, height=150, frame=64, codec="native", rgb_paths=2, levels=1)
+    level = mt.open_slide(tmp_path, chunks=None)["level0"].image
+    assert level.dims == ("path", "y", "x", "c")
+    image = level.wsi.to_profile("adobe_rgb")
+    whole = image.values
+    assert np.array_equal(image.wsi.patches(64, order="rows").image[1].values, whole[:, :64, 64:128])
+    one = image.isel(path=1)
+    assert np.array_equal(one.wsi.patches(64, order="rows").image[1].values, whole[1, :64, 64:128])
+    assert np.array_equal(one.wsi.region(-3, -3, 20, 20).values[3:, 3:], whole[1, :17, :17])
+
+
+def test_names_of_arrays_tell_what_is_in_a_file_of_a_profile(tree: xr.DataTree, tmp_path: Path) -> None:
+    from microtome.ops.colour import profile_bytes
+
+    file = tmp_path / "profile"
+    results = []
+    for name in ("adobe_rgb", "romm_rgb"):
+        file.write_bytes(profile_bytes(name))
+        results.append(tree["level1"].image.wsi.to_profile(str(file)).values)
+        assert np.array_equal(results[-1], tree["level1"].image.wsi.to_profile(name).values)
+    assert not np.array_equal(*results)
+
+
+def test_values_that_leave_bits_unused_are_refused(tree: xr.DataTree) -> None:
+    twelve = (tree["level1"].image.astype(np.uint16) * 16).assign_attrs(bits_stored=12)
+    with pytest.raises(OptionError, match="12 of 16 bits"):
+        twelve.wsi.to_profile("srgb", source="srgb")
+    full = (tree["level1"].image.astype(np.uint16) * 257).assign_attrs(bits_stored=16)
+    assert full.wsi.to_profile("adobe_rgb", source="srgb").dtype == np.uint16

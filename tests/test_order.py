@@ -243,3 +243,17 @@ def test_the_same_instance_twice_is_a_copy(tmp_path):
     ((name, reason),) = slide.wsi.ignored
     assert name == str(tmp_path / "zz.dcm")
     assert "copy" in reason
+
+
+def test_overlapping_tiles_keep_their_order_when_neighbours_were_read(tmp_path):
+    """Frames that were kept decoded would be pasted before those that are read: below what lies below them."""
+    (file,) = write(tmp_path, pixels=pixels()[:1, :1], focal_planes=1, paths=["DAPI"], tiling="sparse", codec="rle")
+    moves = {3: (0, 20)}
+    move_tiles(file, moves)
+    places = [moves.get(n, (r * 6, c * 8)) for n, (r, c) in enumerate(np.ndindex(2, 5))]
+    image = mt.open_slide(tmp_path, chunks=None)["level0"].image
+    values, _ = painted(places, image.shape[:2])
+    for size, origin in ((3, (0, 25)), ((5, 8), (0, 18)), (3, (0, 18)), ((5, 12), (0, 16))):
+        patch = image.wsi.patches(size, origins=[origin]).image[0, ..., 0].values
+        rows, columns = patch.shape
+        np.testing.assert_array_equal(patch, values[:rows, origin[1] : origin[1] + columns])

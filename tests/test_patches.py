@@ -1030,3 +1030,13 @@ def test_torch_is_optional() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "microtome[torch]"' in done.stdout
+
+
+def test_fractions_are_those_of_whole_patches(tmp_path: Path) -> None:
+    make_slide(tmp_path, width=300, height=200, frame=64, codec="native", levels=1)
+    level = mt.open_slide(tmp_path)["level0"].image
+    mask = level.isel(c=0, drop=True) > 0
+    patches = level.wsi.patches(50)
+    assert patches.wsi.tissue_fraction(mask.compute()).shape == patches.row.shape
+    with pytest.raises(OptionError, match="cropped"):
+        patches.isel(y=slice(10, None)).wsi.tissue_fraction(mask)

@@ -201,3 +201,12 @@ def test_on_a_crop_of_the_slide(slides: dict[str, Path]) -> None:
     assert part.sizes["y"] in (149, 150, 151)
     same: xr.DataArray = whole.sel(y=part.y, x=part.x, method="nearest", tolerance=1e-9)
     assert np.array_equal(part.values, same.values)
+
+
+def test_what_has_no_meaning_is_refused_at_once(slides: dict[str, Path]) -> None:
+    tree = mt.open_slide(slides["pyramid"])
+    for options in ({"min_luminance": 5}, {"closing": -1}, {"min_area": float("nan")}):
+        with pytest.raises(OptionError):
+            tree.wsi.tissue_mask(**options)
+    with pytest.raises(OptionError, match="no meaning with it"):
+        tree.wsi.ez_wsi_patches(64, level=0, mask=np.ones((4, 4), bool), mask_level=1)

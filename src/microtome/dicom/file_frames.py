@@ -27,6 +27,7 @@ class FileRecord:
     def __init__(self, outline: Outline) -> None:
         self.outline = outline
         self.uri = outline.source.uri
+        self._frames: FileFrames | None = None
 
     def dataset(self, bulk: Collection[str] = ()) -> Dataset:
         """Return the metadata of the file; large values stand among the others."""
@@ -54,8 +55,10 @@ class FileRecord:
         return with_positions(attributes, self.outline.transfer_syntax, self.positions(frames))
 
     def frames(self, instance: Instance) -> FileFrames:
-        """Return what reads the frames of the file."""
-        return FileFrames(instance, self.outline)
+        """Return what reads the frames of the file; one, whose index serves those who decode them smaller, too."""
+        if self._frames is None:
+            self._frames = FileFrames(instance, self.outline)
+        return self._frames
 
 
 def with_positions(

@@ -252,8 +252,6 @@ class SlideArray(LazyArray):
         """Return the value (channels,) that stands for pixels beyond the edge of a part."""
         if self.kind == "coverage":
             return np.zeros(1, np.bool_)
-        reader = self.reader
-        channels = np.arange(reader.channels)
-        if reader.colour:
-            return np.atleast_1d(reader.fill[channels[dict(zip(self.dims, key, strict=True))["c"]]])
-        return reader.fill
+        at = dict(zip(self.dims, key, strict=True))
+        values = np.broadcast_to(self.reader.fill, dict(zip(self.dims, self.shape, strict=True))["c"])
+        return np.atleast_1d(values[at["c"]])

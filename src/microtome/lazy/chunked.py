@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
+from dask.base import tokenize
 from xarray.core.indexing import LazilyIndexedArray
 
+from microtome import config
 from microtome.lazy.base import LazyArray
-from microtome.lazy.unwrap import remember_chunked
+from microtome.lazy.unwrap import remember_chunked, unwrap
 
-__all__ = ["lazy_variable", "to_dask"]
+__all__ = ["in_blocks", "lazy_variable", "to_dask"]
 
 
 def lazy_variable(array: LazyArray, dims: Sequence[Hashable], key: tuple[Any, ...] | None = None) -> xr.Variable:
@@ -52,3 +55,17 @@ def to_dask(variable: xr.Variable, array: LazyArray, chunks: Mapping[Any, Any], 
         data: Any = chunked.data
         remember_chunked(data.name, array)
     return chunked
+
+
+def in_blocks(variable: xr.Variable) -> xr.Variable:
+    """Return a variable that shows a lazy array as a Dask array: for work that would else read all of it at once.
+
+    Any other variable is returned as it is.
+    """
+    view = None if hasattr(variable._data, "__dask_graph__") else unwrap(variable)
+    if view is None:
+        return variable
+    spread = ["patch"] if "patch" in variable.dims else [d for d in variable.dims if d in ("y", "x", "row", "column")]
+    each = variable.dtype.itemsize * math.prod(n for d, n in variable.sizes.items() if d not in spread)
+    extent = max(1, int((config.get().block_bytes / max(each, 1)) ** (1 / max(len(spread), 1))))
+    return to_dask(variable, view.array, dict.fromkeys(spread, extent), f"-{tokenize(view.key)}")

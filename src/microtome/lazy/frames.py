@@ -69,12 +69,12 @@ class InstanceReader:
         fill
             Value (channels,) in place of frames that are missing; None where that is an error.
         share
-            Whether other threads may take part of a long list, in any order.
+            Whether frames may be pasted in any order, by several threads.
         keep
             Whether decoded frames are kept that are pasted in part.
         """
         settings = config.get()
-        kept = kept_bytes(keep)
+        kept = kept_bytes(keep) if share else 0  # kept frames come first, which is no order
         if kept:
             unit = self._paste_decoded(unit, canvas)
             if not unit.frames:

@@ -25,7 +25,7 @@ from microtome.lazy.window import Window
 __all__ = ["View", "crop_plans", "remember_chunked", "requests", "unwrap"]
 
 _WRAPPERS = (CopyOnWriteArray, ImplicitToExplicitIndexingAdapter, MemoryCachedArray)
-_chunked: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_chunked: weakref.WeakValueDictionary[str, LazyArray] = weakref.WeakValueDictionary()
 
 
 class View(NamedTuple):
@@ -46,8 +46,8 @@ class View(NamedTuple):
         return self.array.window(self.key, keep) if self.neighbours else None
 
 
-def remember_chunked(name: str, array: Any) -> None:
-    """Note that the Dask array of this name has the lazy array under it, or reads with this function of ours."""
+def remember_chunked(name: str, array: LazyArray) -> None:
+    """Note that the Dask array of this name has the lazy array under it."""
     first = _chunked.setdefault(name, array)
     if first is not array:
         # The slide was opened before. The name must be known for as long as either array lives: keep the one it names.
@@ -74,11 +74,16 @@ def unwrap(variable: xr.Variable) -> View | None:
 
 
 def _plain(key: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Return a key whose slices say where they begin and end."""
-    return tuple(
-        slice(*k.indices(n)) if isinstance(k, slice) and (k.step or 1) > 0 else k
-        for k, n in zip(key, shape, strict=True)
-    )
+    """Return a key whose slices say where they begin and end, and go forwards; what does not is an index array."""
+    return tuple(_forwards(k, n) for k, n in zip(key, shape, strict=True))
+
+
+def _forwards(k: Any, size: int) -> Any:
+    if isinstance(k, slice):
+        return slice(*k.indices(size)) if (k.step or 1) > 0 else np.arange(size)[k]
+    if isinstance(k, np.ndarray) and k.ndim == 1 and k.size and k[0] >= 0 and (np.diff(k) == 1).all():
+        return slice(int(k[0]), int(k[-1]) + 1, 1)
+    return k
 
 
 def _unwrap_dask(variable: xr.Variable) -> View | None:
@@ -88,10 +93,9 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     axis at a time, which pixels of the source it shows, by computing it on pixel numbers instead of pixels.
     """
     data: Any = variable._data
-    found = _sliced_from(data)
-    if not isinstance(found, LazyArray):
+    source = _sliced_from(data)
+    if source is None:
         return None
-    source: LazyArray = found
     if _chunked.get(data.name) is source:
         return View(source, tuple(slice(0, n, 1) for n in source.shape))
     names = {"y": "row", "x": "column"} if "row" in variable.dims else {}
@@ -118,8 +122,8 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
     return View(source, tuple(key))
 
 
-def _sliced_from(data: Any) -> Any:
-    """Return the lazy array, or the function of ours, under a Dask array that has nothing but slicing on top."""
+def _sliced_from(data: Any) -> LazyArray | None:
+    """Return the lazy array under a Dask array that has nothing but slicing on top."""
     layers, name = data.dask.layers, data.name
     for _ in range(len(layers)):
         source = _chunked.get(name)

@@ -25,6 +25,7 @@ from microtome.lazy.derived import DerivedArray
 from microtome.lazy.recipe import OpenSlide
 from microtome.lazy.unwrap import View, unwrap
 from microtome.ops.colour import (
+    PROFILE_NAMES,
     ColourTransform,
     Intent,
     Pseudocolour,
@@ -132,10 +133,14 @@ def to_profile(
     source: str | Path | bytes | None = None,
 ) -> xr.DataArray:
     """Return an image in the colours of another profile; see `ImageAccessor.to_profile`."""
-    wanted: str | bytes = target if isinstance(target, str) and not Path(target).suffix else profile_bytes(target)
-    profile_bytes(wanted)  # a name that is none is refused now
+    wanted: str | bytes = target if isinstance(target, str) and target in PROFILE_NAMES else profile_bytes(target)
+    image = _rgb(image)
     view = unwrap(image.variable)
-    _check_colour(image, view)
+    if image.attrs.get("bits_stored", 8 * image.dtype.itemsize) != 8 * image.dtype.itemsize:
+        raise OptionError(
+            f"this image has {image.attrs['bits_stored']} of {8 * image.dtype.itemsize} bits, and an ICC profile "
+            "describes all of them: scale its values to the whole range first"
+        )
     given = None if source is None else profile_bytes(source)
     function = ProfileFunction(wanted, intent, image.dtype, given)
     if given is None:
@@ -164,7 +169,12 @@ def to_profile(
     return map_pixels(image, function, RGB, "RGB")
 
 
-def _check_colour(image: xr.DataArray, view: View | None) -> None:
+def _rgb(image: xr.DataArray) -> xr.DataArray:
+    """Return an image with its channels in the order red, green, blue; refuse what is none of RGB."""
+    labels = [str(c) for c in image.coords["c"].values.ravel()] if "c" in image.coords else list(RGB)
+    if labels != list(RGB) and sorted(labels) == sorted(RGB):
+        image = image.sel(c=list(RGB))
+    view = unwrap(image.variable)
     if image.sizes.get("c") != 3 or (view is not None and _is_raw(view.array)):
         raise OptionError(
             "an ICC profile describes RGB, and these are the values of single channels, whose profile, if they have "
@@ -172,6 +182,7 @@ def _check_colour(image: xr.DataArray, view: View | None) -> None:
         )
     if image.dtype not in (np.uint8, np.uint16):
         raise OptionError(f"an ICC profile describes RGB of 8 or 16 bit, and this image is {image.dtype}")
+    return image
 
 
 def is_raw(image: xr.DataArray) -> bool:
@@ -250,7 +261,7 @@ def _sample(image: xr.DataArray, view: View | None) -> Pixels:
     if view is not None and not view.array.node.startswith("associated/"):
         names = [n for n in view.array.opened.slide.images if n.startswith("level")]
         coarsest = dataset(view.array.opened, names[-1])["image"]
-        if "c" in image.coords and "c" in coarsest.coords:
+        if "c" in image.coords and set(image.coords["c"].values.tolist()) <= set(coarsest.coords["c"].values.tolist()):
             source = coarsest.sel(c=image.coords["c"].values)
     dims = ("row", "column") if "row" in source.dims else ("y", "x")
     source = source.isel({d: source.sizes[d] // 2 for d in source.dims if d in ("z", "path")})
@@ -263,8 +274,8 @@ def stain_image(
     image: xr.DataArray, function: Callable[[Pixels], Pixels], channels: Sequence[str], dtype: Any
 ) -> xr.DataArray:
     """Return what a function makes of the stains of an RGB image, lazily."""
-    view = unwrap(image.variable)
-    if image.sizes.get("c") != 3 or image.dtype != np.uint8 or (view is not None and _is_raw(view.array)):
+    if image.sizes.get("c") != 3 or image.dtype != np.uint8 or is_raw(image):
         raise OptionError(f"stains are those of RGB images of 8 bit, not of {image.sizes.get('c', 1)} x {image.dtype}")
+    image = _rgb(image)
     photometric = "RGB" if tuple(channels) == RGB else None
     return map_pixels(image, PlainFunction(function, len(channels), np.dtype(dtype)), channels, photometric)

@@ -92,6 +92,8 @@ def ez_wsi_patches(
         resized_spacing = None if pair is None else min(pair)
     resized = wanted != size
     bounds: dict[str, Any] = {"min_luminance": min_luminance, "max_luminance": max_luminance}
+    if mask is not None and (mask_level is not None or color is not None):
+        raise OptionError("mask= says where tissue is: mask_level and color have no meaning with it")
     if mask is not None:
         origins = ez_wsi.patch_origins(wanted, patch_size, stride_size, mask=mask, **bounds)
     else:

@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from dask.base import tokenize
 
 from microtome.lazy.base import LazyArray, Plans
-from microtome.lazy.chunked import lazy_variable, to_dask
+from microtome.lazy.chunked import in_blocks, lazy_variable, to_dask
 from microtome.lazy.derived import DerivedArray
 from microtome.lazy.unwrap import View, unwrap
 from microtome.lazy.window import Corners, Window, WindowOnWindow
@@ -74,15 +73,21 @@ class MappedArray(DerivedArray):
     def fill(self, key: tuple[Any, ...]) -> Pixels:
         """Return the value (channels,) that stands for pixels beyond the edge of a part."""
         ours = dict(zip(self.dims, key, strict=True))
-        below = self.source.fill(self.key)
-        value = self.function.bind(self.source, self.key)(below[np.newaxis, np.newaxis])[0, 0]
+        # One pixel of one plane: what lies beyond the edge is the same for all.
+        one = tuple(
+            _first(k, n) if d in ("z", "path") else k
+            for d, k, n in zip(self.source.dims, self.below(key, "y", "x", "c"), self.source.shape, strict=True)
+        )
+        value = self.function.bind(self.source, one)(self.source.fill(one)[np.newaxis, np.newaxis])[0, 0]
         return np.atleast_1d(value[ours["c"]])
 
     def coverage(self, key: tuple[Any, ...]) -> tuple[LazyArray, tuple[Any, ...]]:
         """Return the array that says which pixels are real, and which part of it: that of the source."""
         covered, below = self.source.coverage(self.below(key, "c"))
         # Of optical paths that became colours, the first one tells.
-        return covered, tuple(0 if d == "c" else k for d, k in zip(covered.dims, below, strict=True))
+        return covered, tuple(
+            _first(k, n) if d == "c" else k for d, k, n in zip(covered.dims, below, covered.shape, strict=True)
+        )
 
     def derive(self, key: tuple[Any, ...], keep: bool) -> Window:
         """Return the window that computes all of this array, from a part of the source."""
@@ -163,19 +168,20 @@ def map_pixels(
     return xr.DataArray(variable, coords=coords, name=image.name, attrs=attrs)
 
 
+def _first(k: Any, size: int) -> int:
+    """Return the first number that a key selects."""
+    return int(np.atleast_1d(np.arange(size)[k])[0])
+
+
 def _shows_channels(view: View) -> bool:
-    return isinstance(dict(zip(view.array.dims, view.key, strict=True)).get("c"), slice)
+    return not isinstance(dict(zip(view.array.dims, view.key, strict=True)).get("c", 0), int | np.integer)
 
 
 def _map_data(variable: xr.Variable, function: PixelFunction, channels: int) -> xr.Variable:
     """Apply a function to an array (..., c) that is no view of a slide: Dask stays Dask."""
-    work = function.bind(None, ())
     view = unwrap(variable)
-    if view is not None and not hasattr(variable._data, "__dask_graph__"):
-        # Lazy patches, or pixels with gaps: by groups, they are too many to be read at once.
-        most = {"patch": 64, "y": 2048, "x": 2048}
-        variable = to_dask(variable, view.array, {d: most.get(str(d), -1) for d in variable.dims}, tokenize(view.key))
-    data: Any = variable._data
+    work = function.bind(None, ()) if view is None else function.bind(view.array, view.key)
+    data: Any = in_blocks(variable)._data
     if hasattr(data, "__dask_graph__"):
         data = data.rechunk({data.ndim - 1: -1})
         chunks = (*data.chunks[:-1], (channels,))

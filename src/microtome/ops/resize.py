@@ -18,7 +18,7 @@ import xarray as xr
 from microtome.errors import OptionError, SpacingUndefinedError
 from microtome.lazy.array import SlideArray
 from microtome.lazy.base import LazyArray
-from microtome.lazy.chunked import lazy_variable, to_dask
+from microtome.lazy.chunked import in_blocks, lazy_variable, to_dask
 from microtome.lazy.parts import PaddedArray, padded
 from microtome.lazy.unwrap import View, unwrap
 from microtome.model import PixelSpacing, SpacingLike
@@ -172,7 +172,7 @@ def _reduced(view: View, y: Grid, x: Grid) -> tuple[View, Grid, Grid]:
     if not isinstance(view.array, SlideArray):
         return view, y, x
     for factor in (8, 4, 2):
-        if factor <= min(y.axis.scale, x.axis.scale) * (1 + 1e-9):
+        if all(_pays(factor, g.axis.scale) for g in (y, x)):
             array = view.array.reduced(factor)
             if array is not None:
                 sizes = dict(zip(array.dims, array.shape, strict=True))
@@ -185,11 +185,17 @@ def _reduced(view: View, y: Grid, x: Grid) -> tuple[View, Grid, Grid]:
     return view, y, x
 
 
+def _pays(factor: int, scale: float) -> bool:
+    """Tell whether frames may be decoded at 1/``factor``: what is left to be averaged is a whole number, or many."""
+    ratio = scale / factor
+    return ratio >= 2 or (ratio >= 1 - 1e-9 and abs(ratio - round(ratio)) < 1e-6)
+
+
 def _from_data(image: xr.DataArray, dims: tuple[str, str], y: Grid, x: Grid) -> xr.Variable:
     """Return the variable of any other array on another grid: Dask stays Dask."""
     order: list[Hashable] = [d for d in image.dims if d not in (*dims, "c")] + list(dims)
     order += ["c"] if "c" in image.dims else []
-    data: Any = image.variable.transpose(*order).data
+    data: Any = in_blocks(image.variable).transpose(*order).data
     tail = () if "c" in image.dims else (np.newaxis,)
     data = data[(..., *tail)] if tail else data
     if hasattr(data, "__dask_graph__"):

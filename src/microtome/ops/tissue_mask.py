@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -83,8 +83,7 @@ def tissue_mask(
         method, min_luminance, max_luminance, mm.finer if mm is not None else None, closing, min_area,
         *_kind(image),
     )  # fmt: skip
-    if mm is None and (closing or min_area):
-        options(np.zeros((1, 1, 3), np.uint8))  # says why not
+    _check(options, image)
     blocks = [_whole(image)]
     if _has_holes(image):
         blocks.append(_whole(image.wsi.coverage()))
@@ -98,6 +97,17 @@ def tissue_mask(
         mask.attrs["pixel_spacing_mm"] = [mm.row, mm.column]
     mask.attrs["method"] = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     return mask
+
+
+def _check(options: _Options, image: xr.DataArray) -> None:
+    """Refuse now what would be refused when the mask is computed: by looking at one pixel."""
+    if not isinstance(options.method, str):
+        options = replace(options, method=_nowhere)
+    options(np.zeros((1, 1, image.sizes.get("c", 1)), image.dtype))
+
+
+def _nowhere(pixels: npt.NDArray[Any]) -> Bools:
+    return np.zeros(pixels.shape[:2], np.bool_)
 
 
 def _picture(tree: xr.DataTree, spacing: SpacingLike | None, quality: Quality) -> xr.DataArray:
@@ -154,6 +164,6 @@ def _apply(options: _Options, blocks: list[Any]) -> Any:
     pairs = [part for block, names in zip(blocks, axes, strict=True) for part in (block, names)]
     return da.blockwise(
         options, ("y", "x"), *pairs, dtype=bool, concatenate=True, meta=np.empty((0, 0), bool),
-        name=f"microtome-tissue-{tokenize(repr(options), [block.name for block in blocks])}",
+        name=f"microtome-tissue-{tokenize(options, [block.name for block in blocks])}",
         align_arrays=False, adjust_chunks={"y": (rows,), "x": (columns,)},
     )  # fmt: skip

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 if TYPE_CHECKING:
     from microtome.ops.stain import Reinhard, StainFit
 
 __all__ = ["ColourAccessor"]
-
-Integers = int | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class ColourAccessor:
@@ -77,8 +73,8 @@ class ColourAccessor:
             (low, high) of each channel: black, and the channel's full colour. Default: by ``percentiles`` of the
             coarsest level, which is read; the other way round for MONOCHROME1.
         colors
-            Of each channel: a name, ``"#00ff00"``, or (r, g, b). Default: by wavelength where the file states them,
-            else different ones; white for a single channel.
+            Of each channel: a name, ``"#00ff00"``, or (r, g, b). Default: those that the channels are named after, else
+            by wavelength where the file states it, else different ones; white for a single channel.
         percentiles
             Of values, for the default windows.
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from microtome.model import SpacingLike
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["GridAccessor"]
-
-Integers = int | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class GridAccessor:
@@ -54,9 +47,10 @@ class GridAccessor:
         nearest
             Whether pixels are copies of their nearest neighbours, as of labels they must be. Default: for bool only.
         quality
-            ``"fast"``: where the grid is coarser than half the level, JPEG frames are decoded at a part of their size
-            by their low frequencies, at half the cost. In the mean 1 or 2 grey values from the exact means; at sharp
-            edges single pixels may be tens away.
+            ``"fast"``: where the grid is coarser by 2, 4 or 8 times, or by much more, frames are decoded at a part of
+            their size: JPEG by its low frequencies, at half the cost. In the mean 1 or 2 grey values from the exact
+            means; at sharp edges single pixels may be tens away. No difference for nearest neighbours, and for images
+            that are computed from others.
 
         Returns
         -------
@@ -79,7 +73,7 @@ class GridAccessor:
         """Return this mask (or image) on the rows and columns of another image: by mm, from nearest neighbours.
 
         Levels share corners, not coordinates: ``mask & other_mask`` of two of them is empty, ``mask.wsi.like(level)``
-        is how they meet. Beyond its edges a mask is False.
+        is how they meet. Beyond its edges a mask is False, wholly where it lies beside the image.
 
         Parameters
         ----------

@@ -148,12 +148,14 @@ class PixelAccessor:
         SelectionError
             A region is not inside the image.
         OptionError
-            The image is computed from a slide, not a view of one.
+            The image is neither a view of a slide nor computed by one of our operations.
         RequestError
             The server cannot be reached, or refuses.
         """
         from microtome.lazy.prefetch import prefetch_image, prefetch_regions
 
+        if (y0 is None) != (x0 is None):
+            raise OptionError("regions have both y0 and x0")
         if y0 is None or x0 is None:
             return prefetch_image(self._image)
         corners = _corners(y0, x0)
@@ -167,14 +169,17 @@ class PixelAccessor:
         Raises
         ------
         OptionError
-            The image is computed from a slide, not a view of one.
+            The image is neither a view of a slide nor computed by one of our operations.
         """
         from microtome.lazy.explain import explain
         from microtome.lazy.unwrap import crop_plans
 
         plans = crop_plans(self._image.variable)
         if plans is None:
-            raise OptionError("this array is not a part of a slide as it is stored: explain() the part it is made from")
+            raise OptionError(
+                "this array is neither a part of a slide nor computed by one of our operations: explain() what it is "
+                "made from"
+            )
         return explain(plans, self._image.nbytes)
 
     def coverage(self) -> xr.DataArray:
@@ -188,7 +193,7 @@ class PixelAccessor:
         Raises
         ------
         OptionError
-            The image is not a part of a slide as it is stored.
+            The image is neither a view of a slide nor computed by one of our operations.
         """
         from microtome.lazy.coverage import coverage
 

@@ -99,7 +99,10 @@ class AlignedMask:
             index = np.floor((np.arange(count) + 0.5 - low) / scale).astype(np.int64)
             at.append((np.clip(index, 0, size - 1), (index >= 0) & (index < size)))
         (rows, rows_in), (columns, columns_in) = at
-        values = np.asarray(self.mask)[np.ix_(rows, columns)]
+        if isinstance(self.mask, xr.DataArray):
+            values = self.mask.isel(y=rows, x=columns).values
+        else:
+            values = self.mask[np.ix_(rows, columns)]
         covered: npt.NDArray[np.bool_] = values & rows_in[:, np.newaxis] & columns_in
         return covered
 

@@ -11,8 +11,8 @@ import xarray as xr
 
 from microtome import config
 from microtome.errors import OptionError, SpacingUndefinedError
-from microtome.lazy.chunked import lazy_variable, to_dask
-from microtome.lazy.unwrap import View, unwrap
+from microtome.lazy.chunked import in_blocks, lazy_variable
+from microtome.lazy.unwrap import unwrap
 from microtome.ops.grids import spacing_if_defined
 from microtome.ops.masks.aligned import align
 from microtome.ops.masks.edges import Edge, edges_in_mm
@@ -100,21 +100,10 @@ def _pixels(
             "chunks=None gives lazy patches of a slide; this image is computed: its patches are a Dask array"
         )
     order = [d for d in image.dims if d not in ("y", "x", "c")] + ["y", "x"] + (["c"] if "c" in image.dims else [])
-    data: Any = _in_blocks(image, view).transpose(*order).data
+    data: Any = in_blocks(image.variable).transpose(*order).data
     data = data if "c" in image.dims else data[..., np.newaxis]
     data = computed_patches(data, places, size, value, count)
     return xr.Variable(("patch", *order), data if "c" in image.dims else data[..., 0])
-
-
-def _in_blocks(image: xr.DataArray, view: View | None) -> xr.Variable:
-    """Return the variable of an image, as a Dask array where it is lazy: it is never read whole."""
-    if view is None or image.chunks is not None:
-        return image.variable
-    from dask.base import tokenize
-
-    pixel = int(np.prod([n for d, n in image.sizes.items() if d not in ("y", "x")], dtype=np.int64))
-    side = max(1, int((config.get().block_bytes / max(pixel * image.dtype.itemsize, 1)) ** 0.5))
-    return to_dask(image.variable, view.array, {"y": side, "x": side}, f"-{tokenize(view.key)}")
 
 
 def _view_dims(view: Any) -> tuple[str, ...]:
@@ -174,6 +163,8 @@ def fraction_of_patches(dataset: xr.Dataset, mask: Any) -> xr.DataArray:
     """Return how much of each patch a mask in mm covers; see `LevelAccessor.tissue_fraction`."""
     if "patch" not in dataset.dims or "patch_size" not in dataset.attrs:
         raise OptionError("tissue_fraction() is for patches, as wsi.patches() returns them")
+    if [dataset.sizes.get("y"), dataset.sizes.get("x")] != list(dataset.attrs["patch_size"]):
+        raise OptionError("these patches are cropped: ask for tissue_fraction() before they are")
     spacing = dataset.attrs.get("pixel_spacing_mm")
     if spacing is None or "y0" not in dataset.coords:
         raise SpacingUndefinedError("the patches have no place in mm, by which the mask could be laid over them")
