@@ -139,3 +139,14 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal to noise ratio in dB, for 8 bits."""
     error = np.mean((a.astype(float) - b.astype(float)) ** 2)
     return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def covered_by_frames(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Which pixels of a sparse level have a frame, by the positions that pydicom reads: (rows, columns) bool."""
+    ds = pydicom.dcmread(file, stop_before_pixels=True)
+    covered = np.zeros(shape, bool)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        place = group.PlanePositionSlideSequence[0]
+        y, x = place.RowPositionInTotalImagePixelMatrix - 1, place.ColumnPositionInTotalImagePixelMatrix - 1
+        covered[y : y + ds.Rows, x : x + ds.Columns] = True
+    return covered

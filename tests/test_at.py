@@ -11,7 +11,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import pydicom
 import pytest
 import xarray as xr
 from hypothesis import Phase, given, settings
@@ -24,7 +23,7 @@ from microtome.model import PixelSpacing
 from microtome.ops import resampled
 from microtome.storage import LocalSource
 from microtome.testing import SyntheticSlide, make_slide
-from oracles import as_image, assemble
+from oracles import as_image, assemble, covered_by_frames
 
 EXAMPLES = os.environ.get("MICROTOME_EXAMPLES")
 few = settings(
@@ -442,12 +441,7 @@ def test_sparse_slides(tmp_path: Path, chunks: Any, factor: float) -> None:
     slide = make_slide(
         tmp_path, width=300, height=260, frame=32, codec="native", levels=1, tiling="sparse", drop=0.8, shuffle=True
     )
-    ds = pydicom.dcmread(slide.files[0], stop_before_pixels=True)
-    covered = np.zeros((260, 300), bool)
-    for group in ds.PerFrameFunctionalGroupsSequence:
-        place = group.PlanePositionSlideSequence[0]
-        y0, x0 = place.RowPositionInTotalImagePixelMatrix - 1, place.ColumnPositionInTotalImagePixelMatrix - 1
-        covered[y0 : y0 + 32, x0 : x0 + 32] = True
+    covered = covered_by_frames(slide.files[0], (260, 300))
     assert 0 < covered.mean() < 1
     pixels = np.where(covered[..., None], slide.pixels(0), 255)
     image = mt.open_slide(tmp_path, chunks=chunks).wsi.at(spacing=factor * SPACING)

@@ -18,6 +18,7 @@ import microtome as mt
 from microtome.errors import OptionError, SelectionError
 from microtome.storage import LocalSource
 from microtome.testing import SyntheticSlide, make_slide
+from oracles import covered_by_frames
 
 # More examples, and others each time, for whoever hunts for bugs.
 EXAMPLES = os.environ.get("MICROTOME_EXAMPLES")
@@ -97,13 +98,7 @@ def pixel_data_start(file: Path) -> int:
 def expected_pixels(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of a sparse level 0 and their coverage, pasted frame after frame from the positions that pydicom reads."""
     slide = _samples[name].slide
-    ds = pydicom.dcmread(slide.files[0], stop_before_pixels=True)
-    rows, columns = slide.level_shapes[0]
-    covered = np.zeros((rows, columns), bool)
-    for group in ds.PerFrameFunctionalGroupsSequence:
-        place = group.PlanePositionSlideSequence[0]
-        y, x = place.RowPositionInTotalImagePixelMatrix - 1, place.ColumnPositionInTotalImagePixelMatrix - 1
-        covered[y : y + ds.Rows, x : x + ds.Columns] = True
+    covered = covered_by_frames(slide.files[0], slide.level_shapes[0])
     return np.where(covered[..., None], slide.pixels(0), 255), covered
 
 

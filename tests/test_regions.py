@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 import xarray as xr
 from hypothesis import Phase, given, settings
@@ -19,6 +18,7 @@ import microtome as mt
 from microtome.errors import OptionError, SelectionError, SpacingUndefinedError
 from microtome.storage import LocalSource
 from microtome.testing import SyntheticSlide, make_slide
+from oracles import covered_by_frames
 
 EXAMPLES = os.environ.get("MICROTOME_EXAMPLES")
 few = settings(
@@ -315,12 +315,7 @@ def test_sparse_slides(tmp_path: Path, chunks: Any) -> None:
     slide = make_slide(
         tmp_path, width=200, height=180, frame=32, codec="rle", levels=1, tiling="sparse", drop=0.8, shuffle=True
     )
-    ds = pydicom.dcmread(slide.files[0], stop_before_pixels=True)
-    covered = np.zeros((180, 200), bool)
-    for group in ds.PerFrameFunctionalGroupsSequence:
-        place = group.PlanePositionSlideSequence[0]
-        y0, x0 = place.RowPositionInTotalImagePixelMatrix - 1, place.ColumnPositionInTotalImagePixelMatrix - 1
-        covered[y0 : y0 + 32, x0 : x0 + 32] = True
+    covered = covered_by_frames(slide.files[0], (180, 200))
     for value in (255, (10, 20, 30)):
         options = {} if value == 255 else {"fill": value}
         image = mt.open_slide(tmp_path, chunks=chunks, **options)["level0"].image

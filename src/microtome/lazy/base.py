@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from microtome.lazy.recipe import OpenSlide
     from microtome.lazy.window import Window
 
-__all__ = ["LazyArray", "Plans", "contiguous", "probing", "recording"]
+__all__ = ["LazyArray", "Plans", "contiguous", "plane_dims", "probing", "recording"]
 
 Pixels = npt.NDArray[Any]
 Plans = list[tuple["LevelReader", "Plan"]]
@@ -146,6 +147,11 @@ class LazyArray(BackendArray, ABC):
             ]
             shape = tuple(sizes)
         return np.broadcast_to(np.zeros((), self.dtype), shape)
+
+
+def plane_dims(dims: Iterable[Hashable]) -> tuple[str, str]:
+    """Return the names of rows and columns among dimensions: those of associated images are others."""
+    return ("row", "column") if "row" in dims else ("y", "x")
 
 
 def contiguous(k: Any) -> bool:

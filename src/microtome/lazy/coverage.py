@@ -8,6 +8,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from microtome.errors import OptionError
+from microtome.lazy.base import plane_dims
 from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.unwrap import View
 
@@ -22,7 +23,7 @@ def coverage(image: xr.DataArray, view: View | None) -> xr.DataArray:
             "it is made from"
         )
     covered, key = view.array.coverage(view.key)
-    names = {"y": "row", "x": "column"} if "row" in image.dims else {}
+    names = dict(zip(("y", "x"), plane_dims(image.dims), strict=True))
     variable = lazy_variable(covered, [names.get(d, d) for d in covered.dims], key)
     coords = {name: c for name, c in image.coords.items() if set(c.dims) <= set(variable.dims) and name != "c"}
     if "c" in variable.dims and "c" in image.coords:

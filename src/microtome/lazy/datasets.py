@@ -12,6 +12,7 @@ import xarray as xr
 from microtome.dicom.geometry import Placement
 from microtome.dicom.pyramid import Level
 from microtome.lazy.array import SlideArray
+from microtome.lazy.base import plane_dims
 from microtome.lazy.blocks import block_shape
 from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.recipe import OpenSlide
@@ -77,7 +78,7 @@ def dataset(opened: OpenSlide, node: str) -> xr.Dataset:
 
 def _coordinates(level: Level, place: Placement, image: xr.Variable) -> dict[str, xr.Variable]:
     coords: dict[str, xr.Variable] = {}
-    y, x = ("row", "column") if "row" in image.dims else ("y", "x")
+    y, x = plane_dims(image.dims)
     rows, columns = level.head.rows, level.head.columns
     if place.spacing is not None:
         mm = {"units": "mm", "axis_origin": "corner of level 0"} if y == "y" else {"units": "mm"}
@@ -146,7 +147,7 @@ def chunk(data: xr.Dataset, chunks: Mapping[str, int] | None) -> xr.Dataset:
     assert view is not None
     array = view.array
     frame: dict[str, int] = image.encoding["preferred_chunks"]
-    y, x = ("row", "column") if "row" in image.dims else ("y", "x")
+    y, x = plane_dims(image.dims)
     if chunks is None:
         shape = block_shape(image.sizes, frame, y, x, image.dtype.itemsize)
     else:

@@ -7,6 +7,7 @@ array is.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from xarray.core.indexing import (
     MemoryCachedArray,
 )
 
-from microtome.lazy.base import LazyArray, Plans, contiguous, probing, recording
+from microtome.lazy.base import LazyArray, Plans, contiguous, plane_dims, probing, recording
 from microtome.lazy.window import Window
 
 __all__ = ["View", "crop_plans", "remember_chunked", "requests", "unwrap"]
@@ -40,6 +41,12 @@ class View(NamedTuple):
         return self.array.planar and all(
             contiguous(k) for d, k in zip(self.array.dims, self.key, strict=True) if d in ("y", "x")
         )
+
+    def shown_as(self, dims: Sequence[Hashable]) -> bool:
+        """Whether a variable of these dimensions has the axes of the view, in their order."""
+        plane = dict(zip(("y", "x"), plane_dims(dims), strict=True))
+        shown = (d for d, k in zip(self.array.dims, self.key, strict=True) if not isinstance(k, int | np.integer))
+        return [plane.get(d, d) for d in shown] == list(dims)
 
     def window(self, keep: bool = False) -> Window | None:
         """Return the view prepared for reading, where it shows neighbouring pixels; else None."""
@@ -98,7 +105,7 @@ def _unwrap_dask(variable: xr.Variable) -> View | None:
         return None
     if _chunked.get(data.name) is source:
         return View(source, tuple(slice(0, n, 1) for n in source.shape))
-    names = {"y": "row", "x": "column"} if "row" in variable.dims else {}
+    names = dict(zip(("y", "x"), plane_dims(variable.dims), strict=True))
     dims = [names.get(d, d) for d in source.dims]
     if not set(variable.dims) <= set(dims):
         return None

@@ -20,7 +20,7 @@ import xarray as xr
 
 from microtome.errors import NoProfileWarning, OptionError
 from microtome.lazy.array import SlideArray
-from microtome.lazy.base import LazyArray
+from microtome.lazy.base import LazyArray, plane_dims
 from microtome.lazy.derived import DerivedArray
 from microtome.lazy.recipe import OpenSlide
 from microtome.lazy.unwrap import View, unwrap
@@ -35,6 +35,7 @@ from microtome.ops.colour import (
     parse_colour,
     profile_bytes,
 )
+from microtome.ops.levels import middle_plane
 from microtome.ops.mapped import MappedArray, map_pixels
 from microtome.ops.metadata import profile_of
 
@@ -134,8 +135,9 @@ def to_profile(
 ) -> xr.DataArray:
     """Return an image in the colours of another profile; see `ImageAccessor.to_profile`."""
     wanted: str | bytes = target if isinstance(target, str) and target in PROFILE_NAMES else profile_bytes(target)
-    image = _rgb(image)
+    image = _in_rgb_order(image)
     view = unwrap(image.variable)
+    _check_rgb(image, view)
     if image.attrs.get("bits_stored", 8 * image.dtype.itemsize) != 8 * image.dtype.itemsize:
         raise OptionError(
             f"this image has {image.attrs['bits_stored']} of {8 * image.dtype.itemsize} bits, and an ICC profile "
@@ -169,12 +171,15 @@ def to_profile(
     return map_pixels(image, function, RGB, "RGB")
 
 
-def _rgb(image: xr.DataArray) -> xr.DataArray:
-    """Return an image with its channels in the order red, green, blue; refuse what is none of RGB."""
+def _in_rgb_order(image: xr.DataArray) -> xr.DataArray:
+    """Return an image with its channels in the order red, green, blue, if that is what they are called."""
     labels = [str(c) for c in image.coords["c"].values.ravel()] if "c" in image.coords else list(RGB)
     if labels != list(RGB) and sorted(labels) == sorted(RGB):
-        image = image.sel(c=list(RGB))
-    view = unwrap(image.variable)
+        return image.sel(c=list(RGB))
+    return image
+
+
+def _check_rgb(image: xr.DataArray, view: View | None) -> None:
     if image.sizes.get("c") != 3 or (view is not None and _is_raw(view.array)):
         raise OptionError(
             "an ICC profile describes RGB, and these are the values of single channels, whose profile, if they have "
@@ -182,7 +187,6 @@ def _rgb(image: xr.DataArray) -> xr.DataArray:
         )
     if image.dtype not in (np.uint8, np.uint16):
         raise OptionError(f"an ICC profile describes RGB of 8 or 16 bit, and this image is {image.dtype}")
-    return image
 
 
 def is_raw(image: xr.DataArray) -> bool:
@@ -263,10 +267,9 @@ def _sample(image: xr.DataArray, view: View | None) -> Pixels:
         coarsest = dataset(view.array.opened, names[-1])["image"]
         if "c" in image.coords and set(image.coords["c"].values.tolist()) <= set(coarsest.coords["c"].values.tolist()):
             source = coarsest.sel(c=image.coords["c"].values)
-    dims = ("row", "column") if "row" in source.dims else ("y", "x")
-    source = source.isel({d: source.sizes[d] // 2 for d in source.dims if d in ("z", "path")})
-    shape = tuple(min(source.sizes[d], 512) for d in dims)
-    small = resize(source, shape=(shape[0], shape[1]))
+    source = middle_plane(source)
+    rows, columns = (min(source.sizes[d], 512) for d in plane_dims(source.dims))
+    small = resize(source, shape=(rows, columns))
     return small.transpose(..., "c").values
 
 
@@ -276,6 +279,6 @@ def stain_image(
     """Return what a function makes of the stains of an RGB image, lazily."""
     if image.sizes.get("c") != 3 or image.dtype != np.uint8 or is_raw(image):
         raise OptionError(f"stains are those of RGB images of 8 bit, not of {image.sizes.get('c', 1)} x {image.dtype}")
-    image = _rgb(image)
+    image = _in_rgb_order(image)
     photometric = "RGB" if tuple(channels) == RGB else None
     return map_pixels(image, PlainFunction(function, len(channels), np.dtype(dtype)), channels, photometric)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from microtome.errors import OptionError, SpacingUndefinedError
+from microtome.lazy.base import plane_dims
 from microtome.model import PixelSpacing, SpacingLike
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["codec_name", "level_names", "levels_table", "scale_factors", "spacing_of", "target_spacing"]
+__all__ = ["codec_name", "level_names", "levels_table", "middle_plane", "scale_factors", "spacing_of", "target_spacing"]
 
 _CODECS = {
     "1.2.840.10008.1.2": "native",
@@ -121,7 +122,7 @@ def scale_factors(
 
 
 def _factors_of_shape(image: xr.DataArray, shape: tuple[int, int]) -> tuple[float, float]:
-    plane = ("row", "column") if "row" in image.dims else ("y", "x")
+    plane = plane_dims(image.dims)
     sizes = [image.sizes.get(dim, 1) for dim in plane]
     try:
         rows, columns = (operator.index(n) for n in shape)
@@ -131,6 +132,11 @@ def _factors_of_shape(image: xr.DataArray, shape: tuple[int, int]) -> tuple[floa
     if min(rows, columns) < 0 or any((n == 0) != (m == 0) for n, m in zip(sizes, (rows, columns), strict=True)):
         raise OptionError(f"an image of {sizes[0]} x {sizes[1]} pixels cannot be brought to {rows} x {columns}")
     return sizes[0] / rows if rows else 1.0, sizes[1] / columns if columns else 1.0
+
+
+def middle_plane(image: xr.DataArray) -> xr.DataArray:
+    """Return the focal plane in the middle of an image, and its first optical path, if it has several of them."""
+    return image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d in ("z", "path")})
 
 
 def levels_table(tree: xr.DataTree) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import xarray as xr
 from microtome.errors import OptionError
 from microtome.ops.at import thumbnail
 from microtome.ops.colouring import is_raw, pseudocolour
+from microtome.ops.levels import middle_plane
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,8 +36,7 @@ def overview(tree: xr.DataTree, size: int) -> Image:
     """
     from PIL import Image
 
-    image = thumbnail(tree, size)
-    image = image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d in ("z", "path")})
+    image = middle_plane(thumbnail(tree, size))
     if is_raw(image):
         image = pseudocolour(image, None, None, (0, 100))
     pixels = image.values

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from microtome.errors import OptionError, SelectionError, SpacingUndefinedError
+from microtome.lazy.base import plane_dims
 from microtome.lazy.chunked import lazy_variable, to_dask
 from microtome.lazy.parts import PaddedArray, padded
 from microtome.lazy.unwrap import View, unwrap
@@ -19,7 +20,6 @@ __all__ = ["fill_values", "first_pixel", "region"]
 
 LEAST = 512
 """Extent of a block along rows and columns, at the least."""
-Fill = float | tuple[float, ...] | None
 
 
 def region(
@@ -34,7 +34,7 @@ def region(
     require_inside: bool = False,
 ) -> xr.DataArray:
     """Return a rectangle of an image; see `ImageAccessor.region`."""
-    dims = ("row", "column") if "row" in image.dims else ("y", "x")
+    dims = plane_dims(image.dims)
     if not set(dims) <= set(image.dims):
         raise OptionError(f"an image has dimensions y and x; this one has {', '.join(map(str, image.dims))}")
     if not (_whole(height) and _whole(width) and min(height, width) >= 0):
@@ -143,16 +143,14 @@ def _padded(image: xr.DataArray, dims: tuple[str, str], rectangle: tuple[int, in
     view = unwrap(image.variable)
     value = fill_values(image, view, fill)
     top, left, height, width = rectangle
-    if view is not None and view.neighbours:
+    if view is not None and view.neighbours and view.shown_as(image.dims):
         array = PaddedArray(view.array, view.key, rectangle, tuple(value.tolist()))
-        names = {"y": "row", "x": "column"} if "row" in image.dims else {}
-        if [names.get(d, d) for d in array.dims] == list(image.dims):
-            variable = lazy_variable(array, image.dims)
-            if image.chunks is None:
-                return variable
-            # A crop may have tiny blocks, which would be very many of a large rectangle.
-            chunks = {d: max(*c, LEAST if d in dims else 1) for d, c in image.chunksizes.items()}
-            return to_dask(variable, array, chunks)
+        variable = lazy_variable(array, image.dims)
+        if image.chunks is None:
+            return variable
+        # A crop may have tiny blocks, which would be very many of a large rectangle.
+        chunks = {d: max(*c, LEAST if d in dims else 1) for d, c in image.chunksizes.items()}
+        return to_dask(variable, array, chunks)
     rows, columns = image.sizes[dims[0]], image.sizes[dims[1]]
     inside = {
         dims[0]: slice(min(max(top, 0), rows), min(max(top + height, 0), rows)),

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from microtome.errors import OptionError, SpacingUndefinedError
 from microtome.lazy.array import SlideArray
-from microtome.lazy.base import LazyArray
+from microtome.lazy.base import LazyArray, plane_dims
 from microtome.lazy.chunked import in_blocks, lazy_variable, to_dask
 from microtome.lazy.parts import PaddedArray, padded
 from microtome.lazy.unwrap import View, unwrap
@@ -34,7 +33,7 @@ from microtome.ops.grids import (
     place_of,
     spacing_if_defined,
 )
-from microtome.ops.levels import spacing_of
+from microtome.ops.levels import spacing_of, target_spacing
 from microtome.ops.provenance import of_computed
 from microtome.ops.resampled import ResampledArray, resampled_block
 from microtome.ops.resampling import AxisGrid, resample
@@ -56,14 +55,14 @@ def resize(
     """Return an image on another grid; see `ImageAccessor.resize`. One of spacing, shape and like is given."""
     if quality not in ("exact", "fast"):
         raise OptionError(f"quality={quality!r}: it is 'exact' or 'fast'")
-    dims = ("row", "column") if "row" in image.dims else ("y", "x")
+    dims = plane_dims(image.dims)
     if not set(dims) <= set(image.dims):
         raise OptionError(f"an image has dimensions y and x; this one has {', '.join(map(str, image.dims))}")
     nearest = image.dtype == np.bool_ if nearest is None else nearest
     if image.dtype == np.bool_ and not nearest:
         raise OptionError("an image of bool is resampled by nearest neighbours only: convert it to float to average it")
     view = unwrap(image.variable)
-    view = view if view is not None and view.neighbours and _in_order(view, image) else None
+    view = view if view is not None and view.neighbours and view.shown_as(image.dims) else None
     places = _places(image, dims, view)
     grids = [clean(g) for g in _grids(places, spacing, shape, like, dims, nearest)]
     if all(is_stored(g) and not g.before and not g.after for g in grids):
@@ -76,14 +75,6 @@ def resize(
     else:
         variable = _from_data(image, dims, y, x)
     return _labelled(image, variable, dims, grids, like)
-
-
-def _in_order(view: View, image: xr.DataArray) -> bool:
-    names = {"y": "row", "x": "column"} if "row" in image.dims else {}
-    shown = [
-        names.get(d, d) for d, k in zip(view.array.dims, view.key, strict=True) if not isinstance(k, int | np.integer)
-    ]
-    return shown == list(image.dims)
 
 
 def _places(image: xr.DataArray, dims: tuple[str, str], view: View | None) -> list[Place]:
@@ -163,7 +154,7 @@ def _from_view(image: xr.DataArray, view: View, y: Grid, x: Grid, fast: bool) ->
     variable = lazy_variable(array, image.dims)
     if image.chunks is None:
         return variable
-    names = {"y": "row", "x": "column"} if "row" in image.dims else {}
+    names = dict(zip(("y", "x"), plane_dims(image.dims), strict=True))
     return to_dask(variable, array, {names.get(d, d): n for d, n in resampled_block(resampled).items()})
 
 
@@ -230,24 +221,13 @@ def _blockwise(data: Any, y: AxisGrid, x: AxisGrid) -> Any:
             column, end_column = x.support(left, right)
             part = data[..., row:end_row, column:end_column, :]
             part = part.rechunk({part.ndim - 3: -1, part.ndim - 2: -1})
-            work = partial(_resample_block, y=y, x=x, rows=(top, bottom), columns=(left, right), origin=(row, column))
+            work = partial(resample, y=y, x=x, rows=(top, bottom), columns=(left, right), origin=(row, column))
             chunks = (*part.chunks[:-3], (bottom - top,), (right - left,), part.chunks[-1])
             line.append(
                 part.map_blocks(work, dtype=data.dtype, chunks=chunks, meta=np.empty((0,) * part.ndim, data.dtype))
             )
         blocks.append(da.concatenate(line, axis=-2))
     return da.concatenate(blocks, axis=-3)
-
-
-def _resample_block(
-    block: npt.NDArray[Any],
-    y: AxisGrid,
-    x: AxisGrid,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    origin: tuple[int, int],
-) -> npt.NDArray[Any]:
-    return resample(block, y, x, rows, columns, origin)
 
 
 def _labelled(
@@ -294,8 +274,6 @@ def target_of(
     OptionError
         None was given, or several.
     """
-    from microtome.ops.levels import target_spacing
-
     given = [v is not None for v in (spacing, magnification, shape, like)]
     if sum(given) != 1:
         raise OptionError("one of spacing=, magnification=, shape=, like= says what grid is wanted")

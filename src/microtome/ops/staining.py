@@ -12,6 +12,7 @@ from microtome.errors import OptionError
 from microtome.model import PixelSpacing, SpacingLike
 from microtome.ops.at import at
 from microtome.ops.colouring import RGB, stain_image
+from microtome.ops.levels import middle_plane
 from microtome.ops.masks.aligned import align
 from microtome.ops.stain import (
     STAINS,
@@ -56,8 +57,7 @@ def fit_stain(tree: xr.DataTree, method: str, mask: Any, spacing: SpacingLike, p
         raise OptionError(f"method={method!r}: it is one of {', '.join(_FITS)}")
     if pixels < 1:
         raise OptionError(f"pixels={pixels}: some pixels are needed")
-    image = at(tree, spacing=PixelSpacing.of(spacing), quality="fast")
-    image = image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d in ("z", "path")})
+    image = middle_plane(at(tree, spacing=PixelSpacing.of(spacing), quality="fast"))
     if image.sizes.get("c") != 3 or image.dtype != np.uint8:
         raise OptionError(f"stains are those of RGB images of 8 bit, not of {image.sizes.get('c', 1)} x {image.dtype}")
     if mask is None:

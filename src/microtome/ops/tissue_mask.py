@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.base import tokenize
 
 from microtome.dicom.tiling import FullTiling
 from microtome.errors import OptionError, SpacingUndefinedError
@@ -18,6 +19,7 @@ from microtome.model import PixelSpacing, SpacingLike
 from microtome.ops.at import at, thumbnail
 from microtome.ops.colouring import to_profile
 from microtome.ops.grids import spacing_if_defined
+from microtome.ops.levels import middle_plane
 from microtome.ops.resize import Quality
 from microtome.ops.tissue import METHODS, detect
 
@@ -74,8 +76,7 @@ def tissue_mask(
     """Return which pixels of a slide at low magnification show tissue; see `SlideAccessor.tissue_mask`."""
     if isinstance(method, str) and method not in METHODS:
         raise OptionError(f"method={method!r}: it is one of {', '.join(METHODS)}, or a function of pixels")
-    image = _picture(tree, spacing, quality)
-    image = image.isel({d: image.sizes[d] // 2 if d == "z" else 0 for d in image.dims if d in ("z", "path")})
+    image = middle_plane(_picture(tree, spacing, quality))
     if color is not None:
         image = to_profile(image, color)
     mm = spacing_if_defined(image)
@@ -149,14 +150,13 @@ def _whole(image: xr.DataArray) -> Any:
         view = unwrap(image.variable)
         if view is not None:
             variable = lazy_variable(view.array, view.array.dims, view.key)
-            return to_dask(variable, view.array, dict.fromkeys(variable.dims, -1), f"-whole-{view.key}").data
+            return to_dask(variable, view.array, dict.fromkeys(variable.dims, -1), f"-whole-{tokenize(view.key)}").data
     return image.chunk(dict.fromkeys(image.dims, -1)).data
 
 
 def _apply(options: _Options, blocks: list[Any]) -> Any:
     """Return the mask of a picture of one block."""
     from dask import array
-    from dask.base import tokenize
 
     da: Any = array
     rows, columns = blocks[0].shape[:2]

@@ -33,7 +33,7 @@ class PixelAccessor:
 
     def __init__(self, image: xr.DataArray) -> None:
         self._image = image
-        self._plane = ("row", "column") if "row" in image.dims else ("y", "x")
+        self._plane = ("row", "column") if "row" in image.dims else ("y", "x")  # plane_dims is not loaded yet
         self._size = tuple(image.sizes.get(dim, -1) for dim in self._plane)
         self._seen: Any = None
         self._view: View | None = None

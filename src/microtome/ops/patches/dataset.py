@@ -91,7 +91,7 @@ def _pixels(
     each = int(np.prod([n for d, n in image.sizes.items() if d not in ("y", "x")], dtype=np.int64))
     each *= size[0] * size[1] * image.dtype.itemsize
     count = _chunk(chunks, each, len(places))
-    if view is not None and view.neighbours and image.dims == _view_dims(view):
+    if view is not None and view.neighbours and view.shown_as(image.dims):
         array = PatchArray(view.array, view.key, places, size, tuple(value.tolist()))
         dims = ("patch", *image.dims)
         return lazy_variable(array, dims) if count is None else xr.Variable(dims, dask_patches(array, count))
@@ -104,10 +104,6 @@ def _pixels(
     data = data if "c" in image.dims else data[..., np.newaxis]
     data = computed_patches(data, places, size, value, count)
     return xr.Variable(("patch", *order), data if "c" in image.dims else data[..., 0])
-
-
-def _view_dims(view: Any) -> tuple[str, ...]:
-    return tuple(d for d, k in zip(view.array.dims, view.key, strict=True) if not isinstance(k, int | np.integer))
 
 
 def _chunk(chunks: Any, each: int, count: int) -> int | None:
