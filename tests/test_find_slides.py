@@ -18,11 +18,11 @@ from microtome.testing import DICOMwebServer, Fault, make_slide
 from secrets_search import find_secret
 
 PATIENTS = {
-    "1.1": {"PatientID": "QX-77341", "PatientName": "ZZTOP^ANNA", "AccessionNumber": "A-17", "StudyDate": "20250131"},
-    "1.2": {"PatientID": "QX-77342", "PatientName": "ZZTOP^BERT", "AccessionNumber": "A-18", "StudyDate": "20260131"},
+    "1.1": {"PatientID": "QX-ZK77341", "PatientName": "ZZTOP^ANNA", "AccessionNumber": "A-17", "StudyDate": "20250131"},
+    "1.2": {"PatientID": "QX-ZK77342", "PatientName": "ZZTOP^BERT", "AccessionNumber": "A-18", "StudyDate": "20260131"},
     "1.3": {"PatientID": "RX-90000", "PatientName": "OTHER^CARL", "AccessionNumber": "B-1", "StudyDate": "20260815"},
 }
-HIDDEN = ("QX-77341", "ZZTOP^ANNA", "ZZTOP", "77341")
+HIDDEN = ("QX-ZK77341", "ZZTOP^ANNA", "ZZTOP", "ZK77341")
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,13 @@ ALL = ["1.1", "1.2", "1.3"]
     [
         ({}, ALL),
         ({"AccessionNumber": "A-17"}, ["1.1"]),
-        ({"PatientID": "QX-77341"}, ["1.1"]),
-        ({"PatientID": " QX-77341 "}, ["1.1"]),
-        ({"PatientID": "QX-7734"}, []),
+        ({"PatientID": "QX-ZK77341"}, ["1.1"]),
+        ({"PatientID": " QX-ZK77341 "}, ["1.1"]),
+        ({"PatientID": "QX-ZK7734"}, []),
         ({"PatientID": "QX-*"}, ["1.1", "1.2"]),
-        ({"PatientID": "QX-7734?"}, ["1.1", "1.2"]),
+        ({"PatientID": "QX-ZK7734?"}, ["1.1", "1.2"]),
         ({"PatientID": "*"}, ALL),
-        ({"PatientID": "QX.77341"}, []),
+        ({"PatientID": "QX.ZK77341"}, []),
         ({"AccessionNumber": "A-*", "PatientID": "*2"}, ["1.2"]),
         ({"PatientName": "zztop*"}, ["1.1", "1.2"]),
         ({"StudyDate": "20260131"}, ["1.2"]),
@@ -116,7 +116,7 @@ def _all_series(server: DICOMwebServer) -> list[dict[str, Any]]:
 
 
 def test_the_table(server: DICOMwebServer) -> None:
-    table = mt.find_slides(server.url, PatientID="QX-77341", PatientName="ZZ*")
+    table = mt.find_slides(server.url, PatientID="QX-ZK77341", PatientName="ZZ*")
     assert list(table.columns) == [
         "url", "study_uid", "series_uid", "PatientID", "PatientName", "AccessionNumber", "StudyDate",
         "StudyDescription", "SeriesDescription", "ContainerIdentifier", "NumberOfSeriesRelatedInstances",
@@ -200,14 +200,14 @@ def test_values_of_odd_forms(server: DICOMwebServer) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(status=400, body=b"cannot search for QX-77341 of ZZTOP^ANNA"),
+        Fault(status=400, body=b"cannot search for QX-ZK77341 of ZZTOP^ANNA"),
         Fault(status=403, body=b'{"Message": "no ZZTOP%5EANNA"}'),
-        Fault(status=500, body=b"<p>QX-77341 ZZTOP^ANNA</p>"),
+        Fault(status=500, body=b"<p>QX-ZK77341 ZZTOP^ANNA</p>"),
         Fault(status=404),
         Fault(html=True),
         Fault(status=200, body=b"[{"),
         Fault(reset_after=0),
-        Fault(status=302, headers={"Location": "https://other.example/?PatientID=QX-77341"}),
+        Fault(status=302, headers={"Location": "https://other.example/?PatientID=QX-ZK77341"}),
     ],
     ids=["400", "403", "500", "404", "html", "cut", "reset", "redirect"],
 )
@@ -243,4 +243,4 @@ def test_credentials(folder: Path) -> None:
         with pytest.raises(AuthenticationError):
             mt.find_slides(server.url)
         found = mt.find_slides(server.url, credentials=mt.credentials.basic("anna", "secret"), AccessionNumber="A-17")
-        assert list(found.PatientID) == ["QX-77341"]
+        assert list(found.PatientID) == ["QX-ZK77341"]
