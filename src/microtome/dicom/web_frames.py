@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,7 @@ class _StreamSource:
     """The beginning of a file that is still arriving, as far as it is asked for."""
 
     remote = False
+    identity = ""
 
     def __init__(self, chunks: Iterator[bytes], uri: str) -> None:
         self.uri = uri
@@ -129,6 +130,10 @@ class _StreamSource:
                 break
             self._data += chunk
         return bytes(self._data[offset : offset + length])
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length)."""
+        return [self.read(offset, length) for offset, length in ranges]
 
 
 class WebFrames:

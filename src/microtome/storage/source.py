@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -27,9 +28,15 @@ class Source(Protocol):
     """Length in bytes."""
     remote: bool
     """Whether a read costs a round trip: then few large reads beat many small ones."""
+    identity: str
+    """Names these bytes, and the way to them; changes when they change. Empty where bytes are cheap to read again."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
+        ...
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length), each as `read` would; several are in flight at a time."""
         ...
 
 
@@ -37,6 +44,7 @@ class LocalSource:
     """A file of this machine, read with ``pread``."""
 
     remote = False
+    identity = ""
 
     def __init__(self, path: str, size: int) -> None:
         self.uri = path
@@ -72,6 +80,10 @@ class LocalSource:
             got += len(data)
         return b"".join(pieces)
 
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length)."""
+        return [self.read(offset, length) for offset, length in ranges]
+
 
 _turns: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 
@@ -95,9 +107,10 @@ class FsspecSource:
 
     remote = True
 
-    def __init__(self, fs: Any, path: str, size: int, uri: str) -> None:
+    def __init__(self, fs: Any, path: str, size: int, uri: str, identity: str = "") -> None:
         self.uri = display_uri(uri)
         self.size = size
+        self.identity = identity
         self._fs = fs
         self._path = path
 
@@ -113,11 +126,16 @@ class FsspecSource:
             raise SlideNotFoundError(f"{self.uri}: is no longer there") from e
         return data
 
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length)."""
+        return [self.read(offset, length) for offset, length in ranges]
+
 
 class BytesSource:
     """Bytes held in memory, in place of a file whose bytes cannot be read by range."""
 
     remote = False
+    identity = ""
 
     def __init__(self, data: bytes, uri: str) -> None:
         self.uri = uri
@@ -127,3 +145,7 @@ class BytesSource:
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; fewer where they end first."""
         return self._data[offset : offset + length]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length)."""
+        return [self.read(offset, length) for offset, length in ranges]
