@@ -3,16 +3,16 @@
 ::
 
     server ──> wire ────> services ──> qido, wado, stow ──> archive
-    life       HTTP,      paths        what is asked        headers,
-    and log    faults                                       frames
+    serving    HTTP,      paths        what is asked        headers,
+    life, log  faults                                       frames
 
 Nothing but the standard library is imported before a server is made.
 """
 
 from __future__ import annotations
 
-from microtome.testing.dicomweb.faults import Fault
+from microtome.testing.dicomweb.faults import Fault, FaultRule
 from microtome.testing.dicomweb.message import Request
 from microtome.testing.dicomweb.server import DICOMwebServer
 
-__all__ = ["DICOMwebServer", "Fault", "Request"]
+__all__ = ["DICOMwebServer", "Fault", "FaultRule", "Request"]

@@ -1,13 +1,16 @@
-"""What can go wrong with one answer."""
+"""What can go wrong with one answer, and with which."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from urllib.parse import unquote
 
-from microtome.testing.dicomweb.message import Answer, FileRange, Part, Piece, size
+from microtome.testing.dicomweb.message import Answer, FileRange, Part, Piece, Request, size
 
-__all__ = ["Fault"]
+__all__ = ["Fault", "FaultRule", "Rules"]
 
 _ERROR_PAGE = b"<!DOCTYPE html><html><body><h1>Proxy error</h1></body></html>"
 
@@ -46,6 +49,10 @@ class Fault:
         Bytes of the body after which nothing comes for so many seconds.
     drip
         Bytes per second.
+    whole
+        The range that is asked for is ignored.
+    fewer
+        Bytes by which the answer is shorter than the range asked for; its headers say so.
     """
 
     status: int | None = None
@@ -68,6 +75,8 @@ class Fault:
     stall_after: int | None = None
     stall: float = 0.0
     drip: float | None = None
+    whole: bool = False
+    fewer: int = 0
 
     def replaced(self, answer: Answer) -> Answer:
         """The answer, or what comes in place of it."""
@@ -92,6 +101,62 @@ class Fault:
         if self.damage is not None and -len(data) <= self.damage < len(data):
             data[self.damage] ^= 0xFF
         return [bytes(data)]
+
+
+@dataclass(frozen=True)
+class FaultRule:
+    """Which requests a fault befalls.
+
+    Parameters
+    ----------
+    path
+        Pattern of the path, as of :mod:`fnmatch`, without ``%`` escapes; ``*`` matches ``/`` as well.
+    fault
+        What goes wrong.
+    times
+        Which of the requests that match, counted from 1; None for all of them.
+    method
+        GET or HEAD; None for either.
+    ranged
+        Whether a range is asked for; None for either.
+    """
+
+    path: str
+    fault: Fault
+    times: Collection[int] | None = None
+    method: str | None = None
+    ranged: bool | None = None
+
+    def matches(self, request: Request) -> bool:
+        """Whether a request is of those that are counted."""
+        if self.method not in (None, request.method) or self.ranged not in (None, request.range is not None):
+            return False
+        return fnmatchcase(unquote(request.path), self.path)
+
+
+class Rules:
+    """The fault of each request by rules, of which the first that applies counts.
+
+    Parameters
+    ----------
+    rules
+        In order.
+    """
+
+    def __init__(self, rules: Sequence[FaultRule]) -> None:
+        self._rules, self._seen = tuple(rules), [0] * len(rules)
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Fault | None:
+        """Count a request, and return its fault."""
+        found = None
+        with self._lock:
+            for i, rule in enumerate(self._rules):
+                if rule.matches(request):
+                    self._seen[i] += 1
+                    if found is None and (rule.times is None or self._seen[i] in rule.times):
+                        found = rule.fault
+        return found
 
 
 def _shortened(pieces: list[Piece], by: int) -> list[Piece]:

@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Collection, Sequence
-from http.server import ThreadingHTTPServer
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from socketserver import TCPServer
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from microtome.errors import OptionError
 from microtome.testing.dicomweb.auth import Gate
 from microtome.testing.dicomweb.dialects import dialect_named
-from microtome.testing.dicomweb.faults import Fault
-from microtome.testing.dicomweb.message import Request
-from microtome.testing.dicomweb.wire import Handler
+from microtome.testing.dicomweb.serving import Server
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from microtome.testing.dicomweb.services import Services
 
-__all__ = ["DICOMwebServer", "Listener"]
+__all__ = ["DICOMwebServer"]
 
 StrPath = str | os.PathLike[str]
 
-LONGEST_LOG = 200_000
 
-
-class Listener(ThreadingHTTPServer):
-    """Accepts connections, a thread for each."""
-
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, owner: DICOMwebServer, address: tuple[str, int]) -> None:
-        self.owner = owner
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server who we are, as the base class does."""
-        TCPServer.server_bind(self)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, and know of it meanwhile."""
-        with self._lock:
-            self._open.add(request)
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._open.discard(request)
-
-    def handle_error(self, *_: Any) -> None:
-        """Say nothing of connections that clients broke."""
-
-    def close_all(self) -> None:
-        """End every connection, and wait a moment for their threads."""
-        with self._lock:
-            open_now = list(self._open)
-        for connection in open_now:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-        deadline = time.monotonic() + 2
-        while self._open and time.monotonic() < deadline:
-            time.sleep(0.005)
-
-
-class DICOMwebServer:
+class DICOMwebServer(Server):
     """A DICOMweb server over files: QIDO-RS, WADO-RS and, if asked for, STOW-RS (PS3.18).
 
     It shares no code with what reads slides, so errors of the one do not hide errors of the other. It answers in the
@@ -118,6 +61,8 @@ class DICOMwebServer:
         TCP connections accepted.
     bytes_sent
         Bytes of all bodies.
+    peak
+        The most requests that were under way at a time.
     failures
         Tracebacks of errors of the server itself, which clients see as status 500.
     fault
@@ -140,6 +85,8 @@ class DICOMwebServer:
     ...     slide = mt.open_slide(server.series_urls()[0])
     """
 
+    services: Services
+
     def __init__(
         self,
         source: StrPath | Sequence[StrPath],
@@ -161,66 +108,25 @@ class DICOMwebServer:
         from microtome.testing.dicomweb.services import Services
 
         sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-        self.dialect = dialect_named(dialect)
-        self.root = "/" + (self.dialect.root if root is None else root).strip("/")
-        self.gate = Gate(host, allowed_hosts or (), basic, tokens, token_lifetime)
+        spoken = dialect_named(dialect)
+        path = "/" + (spoken.root if root is None else root).strip("/")
+        gate = Gate(host, allowed_hosts or (), basic, tokens, token_lifetime)
         self.archive = Archive([Path(s) for s in sources], associated)
         if stow and self.archive.folder is None:
             raise OptionError("stow=True stores into the first folder of the source, which has none")
-        self.services: Services = Services(self.archive, self.dialect, self.root, stow)
-        self.stow, self.latency, self.bandwidth = stow, latency, bandwidth
-        self.max_body = 512 << 20
-        self.fault: Callable[[Request], Fault | None] | None = None
-        self.requests: list[Request] = []
-        self.failures: list[str] = []
-        self.connections = self.bytes_sent = 0
-        self._host, self._port = host, port
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._listener: Listener | None = None
-        self._thread: threading.Thread | None = None
-
-    # -- life
-
-    def start(self) -> Self:
-        """Listen, and answer in threads of its own."""
-        if self._listener is None:
-            self._stopping.clear()
-            self._listener = Listener(self, (self._host, self._port))
-            self._thread = threading.Thread(
-                target=self._listener.serve_forever, kwargs={"poll_interval": 0.02}, name="dicomweb", daemon=True
-            )
-            self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """End all connections, and listen no more."""
-        if self._listener is not None and self._thread is not None:
-            self._stopping.set()
-            self._listener.shutdown()
-            self._thread.join()
-            self._listener.server_close()
-            self._listener.close_all()
-            self._listener = self._thread = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        super().__init__(
+            Services(self.archive, spoken, path, stow),
+            host,
+            port,
+            dialect=spoken,
+            gate=gate,
+            root=path,
+            latency=latency,
+            bandwidth=bandwidth,
+            stores=stow,
+        )
 
     # -- what it has
-
-    @property
-    def url(self) -> str:
-        """Address of the services."""
-        if self._listener is None:
-            raise OptionError("the server has no address before it is started: use it in a with statement")
-        host, port = self._listener.server_address[:2]
-        name = f"[{host!s}]" if ":" in str(host) else str(host)
-        return f"http://{name}:{port}{self.root}"
 
     def study_urls(self) -> list[str]:
         """One for each study."""
@@ -240,36 +146,3 @@ class DICOMwebServer:
     @page.setter
     def page(self, most: int) -> None:
         self.services.page = most
-
-    def reset(self) -> None:
-        """Forget the log, and count from zero."""
-        with self._lock:
-            self.requests, self.failures = [], []
-            self.connections = self.bytes_sent = 0
-
-    # -- for the connections
-
-    def _connected(self) -> int:
-        with self._lock:
-            self.connections += 1
-            return self.connections
-
-    def _log(self, request: Request) -> None:
-        with self._lock:
-            if len(self.requests) >= LONGEST_LOG:
-                del self.requests[: LONGEST_LOG // 2]
-            self.requests.append(request)
-
-    def _failed(self, trace: str) -> None:
-        with self._lock:
-            self.failures = [*self.failures[-99:], trace]
-
-    def _sending(self, request: Request, n: int) -> None:
-        with self._lock:
-            request.sent += n
-            self.bytes_sent += n
-
-    def _pause(self, seconds: float) -> None:
-        """Sleep, but not longer than the server runs."""
-        if seconds > 0:
-            self._stopping.wait(seconds)

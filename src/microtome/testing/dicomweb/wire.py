@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from microtome.testing.dicomweb.accept import accepts_gzip
+from microtome.testing.dicomweb.bodies import blocks, ranged
 from microtome.testing.dicomweb.faults import Fault
-from microtome.testing.dicomweb.message import Answer, FileRange, Piece, Refusal, Request, size
+from microtome.testing.dicomweb.message import Answer, Piece, Refusal, Request, size
 from microtome.testing.dicomweb.multipart import boundary_for, write_parts
 
 if TYPE_CHECKING:
-    from microtome.testing.dicomweb.server import DICOMwebServer, Listener
+    from microtome.testing.dicomweb.serving import Listener, Server
 
 __all__ = ["Handler"]
 
@@ -45,9 +46,10 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener
     _unread = False
+    _under_way = False
 
     @property
-    def _owner(self) -> DICOMwebServer:
+    def _owner(self) -> Server:
         return self.server.owner
 
     def setup(self) -> None:
@@ -76,6 +78,16 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(PATIENCE)
         owner, request = self._owner, self._request()
         owner._log(request)
+        self._under_way = True
+        try:
+            self._answer_logged(request)
+        finally:
+            self._answered()
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _serve  # noqa: N815
+
+    def _answer_logged(self, request: Request) -> None:
+        owner = self._owner
         # What is left of a body would be taken for the next request.
         self._unread = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
         fault = (owner.fault and owner.fault(request)) or NO_FAULT
@@ -92,7 +104,10 @@ class Handler(BaseHTTPRequestHandler):
             answer = _error(Refusal(500, "the server failed"))
         self._send(request, fault.replaced(answer), fault)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = _serve  # noqa: N815
+    def _answered(self) -> None:
+        if self._under_way:
+            self._under_way = False
+            self._owner._answered()
 
     def _request(self) -> Request:
         path, _, query = self.path.partition("?")
@@ -118,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(400 if dialect.accepts == "orthanc" else 414, "the URL is too long")
         if not dialect.head and self.command in ("HEAD", "OPTIONS"):
             raise Refusal(404, "there is nothing here")
-        body = self._body(request, owner.max_body) if self.command == "POST" and owner.stow else b""
+        body = self._body(request, owner.max_body) if self.command == "POST" and owner.stores else b""
         base = f"http://{request.headers['host']}{owner.root}" if dialect.host_urls else owner.url
         return owner.services.answer(request, base, body)
 
@@ -164,9 +179,9 @@ class Handler(BaseHTTPRequestHandler):
         media = answer.media
         if answer.parts is not None:
             media, body = self._multipart(answer, fault)
-        if answer.ranged and dialect.ranges and answer.status == 200:
+        if answer.ranged and dialect.ranges and not fault.whole and answer.status == 200:
             headers["Accept-Ranges"] = "bytes"
-            answer.status, body = _ranged(request.range, body, headers)
+            answer.status, body = ranged(request.range, body, headers, fault.fewer)
         if answer.compressible and dialect.gzip:
             headers["Vary"] = "Accept-Encoding"
             if size(body) > WORTH_PACKING and accepts_gzip(request.headers.get("accept-encoding")):
@@ -213,6 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send it all, or as much as the fault allows."""
         owner, batch, held = self._owner, [head], len(head)
         if request.method == "HEAD":
+            self._answered()
             self.connection.sendall(head)
             return
         rates = [r for r in (owner.bandwidth, fault.drip) if r]
@@ -220,7 +236,8 @@ class Handler(BaseHTTPRequestHandler):
         step = max(1, int(rate / 25)) if rate else 16 << 10 if fault.chunked else BATCH
         ends = [n for n in (fault.reset_after, fault.close_after) if n is not None]
         end, sent, start = min(ends) if ends else None, 0, time.monotonic()
-        for block in _blocks(body, step, {n for n in (end, fault.stall_after) if n}):
+        whole = size(body)
+        for block in blocks(body, step, {n for n in (end, fault.stall_after) if n}):
             if sent in (fault.stall_after, end) and batch:
                 self.connection.sendall(b"".join(batch))
                 batch, held = [], 0
@@ -235,11 +252,14 @@ class Handler(BaseHTTPRequestHandler):
             held += len(block)
             batch += [b"%x\r\n" % len(block), block, b"\r\n"] if fault.chunked and block else [block]
             if held >= BATCH or rate:
+                if sent == whole:
+                    self._answered()
                 self.connection.sendall(b"".join(batch))
                 batch, held = [], 0
         else:
             if fault.chunked:
                 batch.append(b"0\r\n\r\n")
+        self._answered()  # before it is sent: whoever has the answer may ask again at once
         if batch:
             self.connection.sendall(b"".join(batch))
         if end is not None:
@@ -257,41 +277,3 @@ class Handler(BaseHTTPRequestHandler):
 
 def _error(e: Refusal) -> Answer:
     return Answer([f"{e.words}\n".encode()], "text/plain; charset=utf-8", e.status, dict(e.headers))
-
-
-def _ranged(header: str | None, body: list[Piece], headers: dict[str, str]) -> tuple[int, list[Piece]]:
-    """The part of a body that is asked for (RFC 9110 14.2); several ranges at once get it whole."""
-    total = size(body)
-    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", (header or "").replace(" ", ""))
-    if not match or match[0] == "bytes=-":
-        return 200, body
-    if match[1]:
-        first, last = int(match[1]), min(int(match[2] or total), total - 1)
-        if match[2] and int(match[2]) < first:
-            return 200, body
-    else:
-        first, last = max(total - int(match[2]), 0), total - 1
-    if first > last:
-        headers["Content-Range"] = f"bytes */{total}"
-        return 416, []
-    headers["Content-Range"] = f"bytes {first}-{last}/{total}"
-    (piece,) = body
-    if isinstance(piece, bytes):
-        return 206, [piece[first : last + 1]]
-    return 206, [FileRange(piece.path, piece.start + first, piece.start + last + 1)]
-
-
-def _blocks(body: list[Piece], step: int, cuts: set[int]) -> Iterator[bytes]:
-    """The body in blocks of at most a size, none of which crosses one of the cuts."""
-    at = 0
-    for piece in body:
-        for chunk in [piece] if isinstance(piece, bytes) else piece.chunks():
-            start = 0
-            while start < len(chunk):
-                stop = min(start + step, len(chunk), *(c - at + start for c in cuts if c > at))
-                block = chunk[start:stop] if stop - start < len(chunk) else chunk
-                yield block
-                at += len(block)
-                start = stop
-    if at in cuts:  # an end, or a pause, right behind the last byte
-        yield b""
