@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from microtome.testing import DICOMwebServer, make_slide
 
 
-def microtome(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"COLUMNS": "160", "PYTHONWARNINGS": "default"}
+def microtome(
+    *args: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"COLUMNS": "160", "PYTHONWARNINGS": "default"} | dict(env or {})
     command = [sys.executable, "-m", "microtome", *args]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=100, check=False)
 
@@ -112,3 +117,43 @@ def test_a_slide_on_a_server(slide: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert refused.returncode == 2
     assert "401" in refused.stderr
     assert "credentials" in refused.stderr
+
+
+def test_find_lists_slides_without_patients(slide: Path, tmp_path: Path) -> None:
+    make_slide(tmp_path / "tree" / "b", width=300, height=200, frame=64, codec="native", associated=False, levels=1)
+    shutil.copytree(slide, tmp_path / "tree" / "a")
+    done = microtome("find", "tree", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    heading, *lines = [line.split() for line in done.stdout.splitlines()]
+    assert heading == ["url", "series", "rows", "columns", "spacing", "levels", "instances", "bytes"]
+    assert [line[:4] for line in lines] == [
+        [str(tmp_path / "tree" / "a"), "500", "700", "0.0005"],
+        [str(tmp_path / "tree" / "b" / "level00.dcm"), "200", "300", "0.0005"],
+    ]
+    assert len(microtome("find", "tree", "--limit", "1", cwd=tmp_path).stdout.splitlines()) == 2
+    assert "SYNTHETIC" in microtome("find", "tree", "--identifiers", cwd=tmp_path).stdout
+    (tmp_path / "empty").mkdir()
+    assert microtome("find", "empty", cwd=tmp_path).stdout == "there are no slides\n"
+    assert microtome("find", "nowhere", cwd=tmp_path).returncode == 2
+
+
+def test_find_writes_a_table(slide: Path, tmp_path: Path) -> None:
+    done = microtome("find", str(slide), "--csv", "slides.csv", cwd=tmp_path)
+    assert done.stdout == "slides.csv: 1 slides\n"
+    table = pd.read_csv(tmp_path / "slides.csv", dtype={"series": str})
+    assert table.url.tolist() == [str(slide)]
+    assert "PatientID" not in table
+    assert "SYNTHETIC" not in (tmp_path / "slides.csv").read_text()
+    microtome("find", str(slide), "--csv", "all.csv", "--identifiers", cwd=tmp_path)
+    assert pd.read_csv(tmp_path / "all.csv").PatientID.tolist() == ["SYNTHETIC"]
+
+
+def test_find_asks_a_server(slide: Path) -> None:
+    with DICOMwebServer(slide, tokens={"right"}) as server:
+        env = {"TOKEN_OF_TEST": "right"}
+        done = microtome("find", server.url, "--token-env", "TOKEN_OF_TEST", env=env)
+        assert done.returncode == 0, done.stderr
+        heading, line = [line.split() for line in done.stdout.splitlines()]
+        assert heading == ["url", "NumberOfSeriesRelatedInstances"]
+        assert line[0] in server.series_urls()
+        assert microtome("find", server.url).returncode == 2

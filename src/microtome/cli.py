@@ -1,4 +1,4 @@
-"""The command ``microtome``: look at a slide, make a thumbnail, serve slides, see what the library does."""
+"""The command ``microtome``: look at a slide, find slides, make thumbnails, serve, see what the library does."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("slide", help="file, folder, glob or URL")
         command.add_argument("--series", help="series or pyramid UID, where there are several")
         command.add_argument("--frame-order", choices=("row", "column"), help="for files that do not state it")
+    find = commands.add_parser("find", help="list the slides of a folder, a bucket or a DICOMweb server")
+    find.add_argument("url", help="folder, glob or URL")
+    find.add_argument("--limit", type=int, metavar="N", help="the most slides to list")
+    find.add_argument("--csv", metavar="FILE", help="write the table to a file")
+    find.add_argument(
+        "--identifiers", action="store_true", help="with what tells patients: names, numbers, dates, texts"
+    )
+    find.set_defaults(run=_find)
+    for command in (info, thumbnail, find):
         signed = command.add_mutually_exclusive_group()
         signed.add_argument("--token-env", metavar="NAME", help="environment variable with a token for the server")
         signed.add_argument("--google", action="store_true", help="use Google's application default credentials")
@@ -78,14 +87,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(args: argparse.Namespace, **options: Any) -> xr.DataTree:
-    from microtome import credentials
     from microtome.opening import open_slide
 
+    return open_slide(args.slide, series=args.series, frame_order=args.frame_order, **_signed(args), **options)
+
+
+def _signed(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the credentials that were asked for, as an option."""
+    from microtome import credentials
+
     if args.google:
-        options["credentials"] = credentials.default()
-    elif args.token_env:
-        options["credentials"] = credentials.bearer(env=args.token_env)
-    return open_slide(args.slide, series=args.series, frame_order=args.frame_order, **options)
+        return {"credentials": credentials.default()}
+    return {"credentials": credentials.bearer(env=args.token_env)} if args.token_env else {}
 
 
 def _describe(slide: xr.DataTree) -> dict[str, Any]:
@@ -152,6 +165,22 @@ def _cells(level: dict[str, Any]) -> list[str]:
         level["dtype"],
         level["codec"],
     ]
+
+
+def _find(args: argparse.Namespace) -> None:
+    from microtome.finding import find_slides
+    from microtome.storage import display_uri
+
+    table = find_slides(args.url, limit=args.limit, progress=True, **_signed(args))
+    if not args.identifiers:
+        # Attributes have names in capitals; of them the count alone tells of nobody.
+        table = table[[name for name in table.columns if name[0].islower() or name.startswith("NumberOf")]]
+    if args.csv:
+        table.to_csv(args.csv, index=False)
+        print(f"{args.csv}: {len(table)} slides")
+        return
+    shown = table.assign(url=[display_uri(url) for url in table.url]).drop(columns=["study_uid", "series_uid"])
+    print(shown.to_string(index=False, na_rep="") if len(table) else "there are no slides")
 
 
 def _thumbnail(args: argparse.Namespace) -> None:
