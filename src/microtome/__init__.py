@@ -5,7 +5,8 @@
 >>> slide["level0"].image[0:512, 0:512].values  # doctest: +SKIP
 """
 
-from microtome import config, errors
+from microtome import cluster, config, errors
+from microtome.cohort import open_cohort
 from microtome.finding import find_slides
 from microtome.model import PixelSpacing
 from microtome.opening import open_slide
@@ -13,5 +14,15 @@ from microtome.ops import accessors as _accessors
 from microtome.storage import cache, credentials
 
 __version__ = "0.1.0"
-__all__ = ["PixelSpacing", "cache", "config", "credentials", "errors", "find_slides", "open_slide"]
+__all__ = [
+    "PixelSpacing",
+    "cache",
+    "cluster",
+    "config",
+    "credentials",
+    "errors",
+    "find_slides",
+    "open_cohort",
+    "open_slide",
+]
 _accessors.register()

@@ -14,7 +14,7 @@ from microtome.lazy.base import LazyArray, Plans
 from microtome.lazy.buffers import empty
 from microtome.lazy.plan import Grouping, plan_points
 from microtome.lazy.reader import LevelReader
-from microtome.lazy.recipe import OpenSlide, SlideRef, forget_open_slides, resolve
+from microtome.lazy.recipe import OpenSlide, SlideRef, resolve
 from microtome.lazy.window import SlideWindow
 
 __all__ = ["Kind", "SlideArray"]
@@ -22,9 +22,6 @@ __all__ = ["Kind", "SlideArray"]
 Kind = Literal["image", "coverage"]
 Pixels = npt.NDArray[Any]
 AXES = ("z", "path", "y", "x", "c")
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_open_slides)
 
 
 class SlideArray(LazyArray):

@@ -2,6 +2,8 @@
 
 The thread that reads takes part itself, and takes helpers only while the process has threads to spare: inside a busy
 Dask worker every task decodes in its own thread. A read never waits for a thread, so reads cannot block each other.
+
+Threads that wait for servers are more than those that should decode: what they got is decoded by so many at a time.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
+
+from microtome import config
+from microtome.storage.limits import Places
 
 T = TypeVar("T")
 
-__all__ = ["run"]
+__all__ = ["decoding", "run"]
 
 
 class _Pool:
@@ -60,6 +66,19 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def _decoders() -> tuple[int, int]:
+    threads = config.get().decode_threads
+    return threads, threads
+
+
+_decoding = Places(_decoders)
+
+
+def decoding() -> AbstractContextManager[bool]:
+    """Hold a place among the threads that decode; nothing may be waited for meanwhile."""
+    return _decoding.take()
 
 
 def run(work: Callable[[T], None], items: Sequence[T], threads: int) -> None:
