@@ -20,6 +20,7 @@
     │   ├── NotOnServerError         it does not have what was asked for         (also FileNotFoundError)
     │   ├── AuthenticationError      it wants other credentials                  (also PermissionError)
     │   └── ProtocolError            its answer is cut short, miscounted, or no such answer at all
+    ├── CohortError                  slides of a cohort failed
     ├── CredentialsError             credentials that must not go where they would go
     ├── OptionError                  an argument has no meaning here  (also ValueError)
     └── MissingDependencyError       an optional package is needed    (also ImportError)
@@ -40,6 +41,7 @@ __all__ = [
     "AlternativesWarning",
     "AmbiguousSlideError",
     "AuthenticationError",
+    "CohortError",
     "CorruptFrameError",
     "CorruptHeaderError",
     "CredentialsError",
@@ -165,6 +167,23 @@ class AuthenticationError(RequestError, PermissionError):
 
 class ProtocolError(RequestError):
     """An answer of a server is cut short, has parts too few or too many, or is no such answer at all."""
+
+
+class CohortError(MicrotomeError):
+    """Slides of a cohort failed, and they were not to be left out.
+
+    Attributes
+    ----------
+    failures
+        What happened (``"Class: message"``), by the names of slides.
+    """
+
+    def __init__(self, message: str, failures: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.failures = failures or {}
+
+    def __reduce__(self) -> tuple[type, tuple[str, dict[str, str]]]:
+        return type(self), (str(self), self.failures)
 
 
 class CredentialsError(MicrotomeError):

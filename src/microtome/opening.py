@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from microtome.dicom.web_instances import Metadata
+    from microtome.lazy.recipe import Recipe
     from microtome.storage import Target
     from microtome.storage.credentials import Credentials
 
-__all__ = ["open_slide"]
+__all__ = ["check_chunks", "open_slide", "open_tree"]
 
 
 def open_slide(
@@ -93,20 +94,37 @@ def open_slide(
     OptionError
         An argument has no meaning here.
     """
-    import xarray as xr
+    from microtome.lazy.recipe import Recipe
 
-    from microtome.lazy.datasets import chunk
-    from microtome.lazy.engine import groups
-    from microtome.lazy.recipe import Recipe, open_recipe
-
-    if not (chunks is None or chunks == "auto" or isinstance(chunks, Mapping)):
-        raise OptionError(f"chunks={chunks!r}: it is 'auto', None, or a mapping of dimensions to sizes")
+    check_chunks(chunks)
     recipe = Recipe.make(
         uri, storage_options, series=series, frame_order=frame_order, missing=missing, fill=fill, alignment=alignment,
         prefer=prefer, credentials=credentials, metadata=metadata, read_ahead=read_ahead, rendered=rendered,
     )  # fmt: skip
-    opened = open_recipe(recipe)
-    found = groups(opened)
+    return open_tree(recipe, chunks)
+
+
+def check_chunks(chunks: Any) -> None:
+    """Refuse what `open_slide` does not take as chunks.
+
+    Raises
+    ------
+    OptionError
+        It is nothing of that.
+    """
+    if not (chunks is None or chunks == "auto" or isinstance(chunks, Mapping)):
+        raise OptionError(f"chunks={chunks!r}: it is 'auto', None, or a mapping of dimensions to sizes")
+
+
+def open_tree(recipe: Recipe, chunks: Literal["auto"] | Mapping[str, int] | None) -> xr.DataTree:
+    """Open the slide of a recipe; see `open_slide`."""
+    import xarray as xr
+
+    from microtome.lazy.datasets import chunk
+    from microtome.lazy.engine import groups
+    from microtome.lazy.recipe import open_recipe
+
+    found = groups(open_recipe(recipe))
     if chunks is not None:
         asked = None if chunks == "auto" else chunks
         for path in [p for p in found if p != "/"]:

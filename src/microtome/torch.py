@@ -101,7 +101,9 @@ def _targets(patches: xr.Dataset, target: Any) -> npt.NDArray[Any] | None:
         target = patches[target]
     values = np.asarray(target)
     count = patches.sizes["patch"]
-    if values.shape[:1] != (count,) or values.dtype.kind not in "biufUS":
+    # Names of slides are Python's own texts, each kept once: of a type that holds them a patch takes a hundred bytes.
+    texts = values.dtype == object and all(isinstance(v, str) for v in values.ravel())
+    if values.shape[:1] != (count,) or not (texts or values.dtype.kind in "biufUS"):
         raise OptionError(
             f"target has {values.dtype} {values.shape}: it is a coordinate, or a value for each of {count}"
         )
@@ -109,7 +111,7 @@ def _targets(patches: xr.Dataset, target: Any) -> npt.NDArray[Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if value.dtype.kind in "US" else value
+    return value.item() if isinstance(value, np.str_ | np.bytes_) else value
 
 
 class PatchDataset(data.Dataset):  # type: ignore[misc]
@@ -121,13 +123,13 @@ class PatchDataset(data.Dataset):  # type: ignore[misc]
     Parameters
     ----------
     patches
-        As ``wsi.patches()`` returns them, or a selection of them, such as ``patches.isel(patch=train)``; in chunks or
-        not (``chunks=None``).
+        As ``wsi.patches()`` or ``cohort.patches()`` returns them, or a selection of them, such as
+        ``patches.isel(patch=train)``; in chunks or not (``chunks=None``).
     transform
         Called with the tensor of each patch.
     target
-        What comes with a patch: the name of a coordinate (``"id"``, ``"row"``, ``"tissue_fraction"``), or an array with
-        a value for each patch. Default: nothing.
+        What comes with a patch: the name of a coordinate (``"id"``, ``"row"``, ``"tissue_fraction"``, of a cohort
+        ``"slide"``, ``"slide_index"``), or an array with a value for each patch. Default: nothing.
     channels_first
         Whether channels come before rows and columns, as PyTorch has them, or last, as they are read.
 

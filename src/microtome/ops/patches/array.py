@@ -22,7 +22,7 @@ from microtome.lazy.parts import PaddedWindow
 from microtome.lazy.unwrap import View, remember_chunked, unwrap
 from microtome.lazy.window import Window
 
-__all__ = ["PatchArray", "PatchReader", "dask_patches", "lazy_patches"]
+__all__ = ["PatchArray", "PatchReader", "dask_patches", "lazy_patches", "thin"]
 
 Pixels = npt.NDArray[Any]
 Origins = npt.NDArray[np.int64]
@@ -132,7 +132,7 @@ class PatchArray(DerivedArray):
         sizes = dict(zip(self.dims, self.shape, strict=True))
         arrays = {d: np.asarray(k) for d, k in at.items() if not isinstance(k, slice)}
         shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
-        arrays = {d: _thin(a) for d, a in arrays.items()}
+        arrays = {d: thin(a) for d, a in arrays.items()}
         spread = {d: [i - a.ndim + len(shape) for i, n in enumerate(a.shape) if n != 1] for d, a in arrays.items()}
         if len({i for axes in spread.values() for i in axes}) == sum(map(len, spread.values())):
             return self._crossed(at, arrays, shape, spread)
@@ -191,7 +191,7 @@ class PatchArray(DerivedArray):
         return self._padded(bounded).plans(corners, rows.stop - rows.start, columns.stop - columns.start)
 
 
-def _thin(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def thin(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return index numbers, once along axes where they stay the same: xarray writes all of them out."""
     for axis, n in enumerate(numbers.shape):
         first = numbers.take([0] if n else [], axis)
@@ -266,7 +266,7 @@ def lazy_patches(image: xr.DataArray) -> xr.DataArray | None:
         The image of a dataset of patches, or a selection of it, in chunks or not.
     """
     view = unwrap(image.variable)
-    if view is None or not isinstance(view.array, PatchArray):
+    if view is None or view.array.dims[:1] != ("patch",):
         return None
     variable = lazy_variable(view.array, view.array.dims, view.key)
     return image.copy(data=variable._data) if variable.dims == image.dims else None

@@ -16,13 +16,14 @@ from microtome.lazy.unwrap import unwrap
 from microtome.ops.grids import spacing_if_defined
 from microtome.ops.masks.aligned import align
 from microtome.ops.masks.edges import Edge, edges_in_mm
-from microtome.ops.patches.array import PatchArray, dask_patches
+from microtome.ops.patches.array import dask_patches
 from microtome.ops.patches.computed import computed_patches
-from microtome.ops.patches.order import Order, ordered
-from microtome.ops.patches.places import Anchor, Pad, checked_origins, grid_origins, pair
+from microtome.ops.patches.cutting import cut, patch_array
+from microtome.ops.patches.order import Order
+from microtome.ops.patches.places import Anchor, Pad
 from microtome.ops.regions import fill_values
 
-__all__ = ["fraction_of_patches", "patches"]
+__all__ = ["KEPT_ATTRS", "chunk_of", "fraction_of_patches", "patches"]
 
 MOST_CHUNKS = 10_000
 KEPT_ATTRS = ("photometric_interpretation", "bits_stored", "optical_paths")
@@ -44,38 +45,20 @@ def patches(
     chunks: Literal["auto"] | int | None = "auto",
 ) -> xr.Dataset:
     """Return patches of an image; see `ImageAccessor.patches`."""
-    if {"row", "patch"} & set(image.dims) or not {"y", "x"} <= set(image.dims):
-        raise OptionError(f"patches are cut from images with dimensions y and x, not {', '.join(map(str, image.dims))}")
-    height, width = pair("size", size)
-    step = (height, width) if stride is None else pair("stride", stride)
-    shape = (image.sizes["y"], image.sizes["x"])
-    if origins is None:
-        places = grid_origins(shape, (height, width), step, pad, anchor)
-    elif stride is not None or not isinstance(anchor, str) or anchor != "corner" or pad != "drop":
-        raise OptionError("origins= says where patches are: stride, anchor and pad have no meaning with it")
-    else:
-        places = checked_origins(origins)
-    fractions = None
-    if mask is not None:
-        fractions = align(mask, image).fractions(places, (height, width))
-        least = 0.5 if min_fraction is None else min_fraction
-        if not 0 <= least <= 1:
-            raise OptionError(f"min_fraction={min_fraction!r}: it is a part of a patch, from 0 to 1")
-        kept = fractions >= least - 1e-9
-        places, fractions = places[kept], fractions[kept]
-    elif min_fraction is not None:
-        raise OptionError("min_fraction is how much of a patch the mask covers: give mask=")
-    chosen = ordered(places, order or ("place" if origins is None else "given"), seed, step)
-    places = places[chosen]
-    variable = _pixels(image, places, (height, width), fill, chunks)
+    found = cut(
+        image, size, stride, mask=mask, min_fraction=min_fraction, pad=pad, origins=origins, anchor=anchor, order=order,
+        seed=seed,
+    )  # fmt: skip
+    places = found.places
+    variable = _pixels(image, places, found.size, fill, chunks)
     edges = edges_in_mm(image, "the image")
     coords = {n: c.variable for n, c in image.coords.items() if not {"y", "x"} & set(c.dims)}
     coords |= _coordinates(image, places, edges)
-    if fractions is not None:
-        coords["tissue_fraction"] = xr.Variable("patch", fractions[chosen], {"long_name": "part under the mask"})
-    coords["id"] = xr.Variable("patch", _ids(image, places, (height, width), edges))
+    if found.fractions is not None:
+        coords["tissue_fraction"] = xr.Variable("patch", found.fractions, {"long_name": "part under the mask"})
+    coords["id"] = xr.Variable("patch", _ids(image, places, found.size, edges))
     attrs: dict[str, Any] = {k: image.attrs[k] for k in KEPT_ATTRS if k in image.attrs}
-    attrs |= {"patch_size": [height, width], "patch_stride": list(step)}
+    attrs |= {"patch_size": list(found.size), "patch_stride": list(found.stride)}
     spacing = spacing_if_defined(image)
     if spacing is not None:
         attrs["pixel_spacing_mm"] = [spacing.row, spacing.column]
@@ -86,13 +69,11 @@ def patches(
 def _pixels(
     image: xr.DataArray, places: npt.NDArray[np.int64], size: tuple[int, int], fill: Any, chunks: Any
 ) -> xr.Variable:
-    view = unwrap(image.variable)
-    value = fill_values(image, view, fill)
     each = int(np.prod([n for d, n in image.sizes.items() if d not in ("y", "x")], dtype=np.int64))
     each *= size[0] * size[1] * image.dtype.itemsize
-    count = _chunk(chunks, each, len(places))
-    if view is not None and view.neighbours and view.shown_as(image.dims):
-        array = PatchArray(view.array, view.key, places, size, tuple(value.tolist()))
+    count = chunk_of(chunks, each, len(places), MOST_CHUNKS)
+    array = patch_array(image, places, size, fill)
+    if array is not None:
         dims = ("patch", *image.dims)
         return lazy_variable(array, dims) if count is None else xr.Variable(dims, dask_patches(array, count))
     if count is None:
@@ -102,16 +83,28 @@ def _pixels(
     order = [d for d in image.dims if d not in ("y", "x", "c")] + ["y", "x"] + (["c"] if "c" in image.dims else [])
     data: Any = in_blocks(image.variable).transpose(*order).data
     data = data if "c" in image.dims else data[..., np.newaxis]
-    data = computed_patches(data, places, size, value, count)
+    data = computed_patches(data, places, size, fill_values(image, unwrap(image.variable), fill), count)
     return xr.Variable(("patch", *order), data if "c" in image.dims else data[..., 0])
 
 
-def _chunk(chunks: Any, each: int, count: int) -> int | None:
-    """Return how many patches a chunk has: some 16 MB of them, and not too many chunks; None for no chunks."""
+def chunk_of(chunks: Any, each: int, count: int, most: int) -> int | None:
+    """Return how many patches a chunk has: some 16 MB of them, and not too many chunks; None for no chunks.
+
+    Parameters
+    ----------
+    chunks
+        As the user gave it.
+    each
+        Bytes of a patch.
+    count
+        Number of patches.
+    most
+        Number of chunks that are not too many.
+    """
     if chunks is None:
         return None
     if chunks == "auto":
-        return max(1, min(max(config.get().block_bytes // max(each, 1), -(-count // MOST_CHUNKS)), max(count, 1)))
+        return max(1, min(max(config.get().block_bytes // max(each, 1), -(-count // most)), max(count, 1)))
     if isinstance(chunks, bool) or not isinstance(chunks, int | np.integer) or chunks < 1:
         raise OptionError(f"chunks={chunks!r}: it is 'auto', a number of patches, or None")
     return int(chunks)
