@@ -288,7 +288,7 @@ def connections(asked: Counts) -> Figure:
     """How many connections all readings of ours took together."""
     import microtome
 
-    most = microtome.config.get().http_connections
+    most = microtome.config.get().requests_per_server
     return Figure(
         "TCP connections, all latencies", "microtome", f"{asked.connections}", target=f"≤ {most}",
         reached=asked.connections <= most, note=f"{asked.requests:,} requests, {amount(asked.bytes)}",

@@ -153,7 +153,7 @@ class OursLargeLists(OursSmallLists):
 
 class OursFewLists(OursSmallLists):
     name = "wsi.read, 256, 2 lists"
-    settings: ClassVar[dict[str, int]] = {"frames_per_request": 256, "http_connections": 2}
+    settings: ClassVar[dict[str, int]] = {"frames_per_request": 256, "requests_per_server": 2}
 
 
 class OursDask(Ours):

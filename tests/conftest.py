@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import microtome as mt
 from microtome.storage.dicomweb import service, session
 
+pytest_plugins = ["stores"]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -24,6 +26,16 @@ def shared() -> Path:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     return DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept on disk is kept here, by processes that tests start as well."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["MICROTOME_CACHE_DIR"] = str(folder)
+    with mt.config.set(cache_dir=folder):
+        yield
+    del os.environ["MICROTOME_CACHE_DIR"]
 
 
 @pytest.fixture

@@ -478,7 +478,7 @@ def test_token_expires_in_mid_read(folders: dict[str, Path], pixels: dict[str, A
             return None
 
         server.fault = fault
-        with mt.config.set(frames_per_request=1, http_connections=1, decode_threads=1):
+        with mt.config.set(frames_per_request=1, requests_per_server=1, decode_threads=1):
             np.testing.assert_array_equal(lazy.values, pixels[JPEG])
         assert any(r.status == 401 for r in server.requests)
 
@@ -690,7 +690,7 @@ def test_errors_of_one_do_not_end_others(server: DICOMwebServer, pixels: dict[st
     lazy = image(server)
     lazy[:8, :8].compute()
     server.fault = lambda request: Fault(status=404) if 9 in request.frames else Fault(delay=0.02)
-    with mt.config.set(http_connections=2), ThreadPoolExecutor(16) as threads:
+    with mt.config.set(requests_per_server=2), ThreadPoolExecutor(16) as threads:
         places = [(y, x) for y in range(0, 300, 64) for x in range(0, 400, 64)]
         futures = {p: threads.submit(lambda p=p: lazy[p[0] : p[0] + 8, p[1] : p[1] + 8].values) for p in places}
         for (y, x), future in futures.items():

@@ -668,7 +668,7 @@ def test_many_threads(served: Served) -> None:
 
     with ThreadPoolExecutor(16) as executor:
         assert all(executor.map(read, range(100)))
-    assert served.server.connections <= config.get().http_connections
+    assert served.server.connections <= config.get().requests_per_server
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

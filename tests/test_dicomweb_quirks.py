@@ -137,7 +137,7 @@ def test_lists_refused(status: int, server: DICOMwebServer, slides: dict[str, Sl
     lazy = image(server)
     got, _ = read_anew(server, lazy)
     np.testing.assert_array_equal(got, slides["jpeg"].pixels["level0"])
-    assert server.connections <= mt.config.get().http_connections
+    assert server.connections <= mt.config.get().requests_per_server
     got, again = read_anew(server, lazy)
     np.testing.assert_array_equal(got, slides["jpeg"].pixels["level0"])
     assert sorted(r.frames for r in again) == [(n,) for n in range(1, 26)]

@@ -31,7 +31,7 @@ from microtome.storage.dicomweb import gathering as gathering_
 from microtome.storage.dicomweb import service
 from microtome.storage.dicomweb.gathering import Gathering
 from microtome.storage.dicomweb.surroundings import frames_around
-from microtome.storage.dicomweb.workers import Workers
+from microtome.storage.workers import Workers
 from microtome.testing import DICOMwebServer, Fault, Request, SyntheticSlide, make_slide
 
 TILE, ACROSS, DOWN = 64, 16, 12
@@ -174,7 +174,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 
 def test_connections_are_bounded(server: DICOMwebServer, pixels: Any) -> None:
-    with mt.config.set(http_connections=3, frames_per_request=2), ThreadPoolExecutor(16) as threads:
+    with mt.config.set(requests_per_server=3, frames_per_request=2), ThreadPoolExecutor(16) as threads:
         lazy = image(server)
         server.latency = 0.002
         places = [(y, x) for y in range(0, DOWN * TILE, 90) for x in range(0, ACROSS * TILE, 90)]
@@ -193,7 +193,7 @@ def test_frames_of_a_request(most: int, server: DICOMwebServer, pixels: Any) -> 
         lazy = image(server)
         np.testing.assert_array_equal(lazy.values, pixels)
     assert max(len(r.frames) for r in requests(server)) <= most
-    assert len(requests(server)) <= max(ACROSS * DOWN / most + 1, mt.config.get().http_connections)
+    assert len(requests(server)) <= max(ACROSS * DOWN / most + 1, mt.config.get().requests_per_server)
     assert sum(fetched(server).values()) == ACROSS * DOWN
     for request in requests(server):
         assert list(request.frames) == sorted(request.frames)
@@ -254,7 +254,10 @@ def test_workers_and_callers_do_not_block_each_other(server: DICOMwebServer, pix
     lazy = image(server)
     server.fault = lambda r: Fault(status=400) if len(r.frames) > 1 else None
     server.latency = 0.003
-    with mt.config.set(http_connections=2, frames_per_request=4, decode_threads=8), ThreadPoolExecutor(16) as threads:
+    with (
+        mt.config.set(requests_per_server=2, frames_per_request=4, decode_threads=8),
+        ThreadPoolExecutor(16) as threads,
+    ):
         futures = []
         for i in range(32):
             y = 40 * (i % 16)
@@ -266,7 +269,7 @@ def test_workers_and_callers_do_not_block_each_other(server: DICOMwebServer, pix
 
 def test_parallel_calls_within_parallel_calls() -> None:
     workers = Workers()
-    with mt.config.set(http_connections=2):
+    with mt.config.set(requests_per_server=2):
 
         def inner(i: int) -> int:
             return sum(workers.parallel(lambda j: i * j, range(5)))
@@ -372,7 +375,7 @@ def test_fork(lists: bool, slide: SyntheticSlide, pixels: Any) -> None:
 
         busy = [threading.Thread(target=keep_reading) for _ in range(6)]
         server.latency = 0.01
-        with mt.config.set(http_connections=2):
+        with mt.config.set(requests_per_server=2):
             for thread in busy:
                 thread.start()
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -81,11 +82,17 @@ class InstanceReader:
                 return
         payloads, syntaxes = self.source.payloads(unit.frames)
         frames = list(zip(unit.frames, unit.jobs, payloads, syntaxes or repeat(None), strict=False))
+
+        def paste(some: Sequence[Encoded]) -> None:
+            # Of a remote file, threads come here that were enough to wait for a server.
+            with pool.decoding() if self.source.remote else nullcontext():
+                self._paste(some, canvas, fill, kept)
+
         if len(frames) <= SHARED or not share:
-            self._paste(frames, canvas, fill, kept)
+            paste(frames)
             return
         pieces = [frames[i : i + SHARED] for i in range(0, len(frames), SHARED)]
-        pool.run(lambda piece: self._paste(piece, canvas, fill, kept), pieces, settings.decode_threads)
+        pool.run(paste, pieces, settings.decode_threads)
 
     def _paste(self, frames: Sequence[Encoded], canvas: Canvas, fill: Pixels | None, kept: int) -> None:
         shape = self.shape
@@ -147,5 +154,5 @@ def threads_for(reader: InstanceReader) -> int:
     settings = config.get()
     if not reader.source.remote:
         return settings.decode_threads
-    waiting = settings.http_connections if reader.source.lists else settings.io_threads
+    waiting = settings.requests_per_server if reader.source.lists else settings.io_threads
     return max(waiting, settings.decode_threads)

@@ -27,7 +27,9 @@ __all__ = ["Grouping", "Job", "Plan", "PointJob", "Unit", "plan_points", "plan_r
 LOCAL_RUN = 8
 """Frames in one read of a local file: enough to save calls, few enough to share work between threads."""
 REMOTE_RUN = 64
-"""Frames in one read of a remote file."""
+"""Frames that are asked of a remote file together."""
+REMOTE_GAP = 4
+"""Frames between two of these: they are worth reading over where they are small."""
 LIST_LEAST = 32
 """Frames in one request, where there are so many: more requests side by side would cost more than they save."""
 LISTS_ABREAST = 4
@@ -43,6 +45,8 @@ class Grouping(NamedTuple):
     """Whether a unit may hold any frames of a file, rather than neighbours: requests to a server do."""
     abreast: int = 1
     """Lists that are worth having at a time."""
+    gap: int = 0
+    """The most frames between neighbours of a unit that are none of it."""
 
 
 class Job(NamedTuple):
@@ -103,7 +107,7 @@ class _Collector:
 
     def __init__(self, level: Level, grouping: Grouping, repeated: bool) -> None:
         self.level = level
-        self.run, self.lists, self.abreast = grouping
+        self.run, self.lists, self.abreast, self.gap = grouping
         self.lost: list[tuple[int, int, Any]] = []
         self.complete = True
         self.units: list[Unit] = []
@@ -118,7 +122,7 @@ class _Collector:
             self.gathered[matrix, frame].append(job)
 
     def append(self, matrix: int, frame: int, jobs: list[Any]) -> None:
-        """Append a frame to the last unit if it lies behind its frames, else begin a unit."""
+        """Append a frame to the last unit if it lies behind its frames, or nearly so, else begin a unit."""
         place = _locate(self.level.matrices[matrix], frame)
         if place is None:
             self.lost.extend((matrix, frame, job) for job in jobs)
@@ -128,7 +132,8 @@ class _Collector:
         if self.lists:
             self.listed.setdefault((matrix, part), []).append((local, jobs))
             return
-        if self.last == (matrix, part, local - 1) and len(self.units[-1].frames) < self.run:
+        near = self.last[:2] == (matrix, part) and 0 < local - self.last[2] <= 1 + self.gap
+        if near and len(self.units[-1].frames) < self.run:
             self.units[-1].frames.append(local)
             self.units[-1].jobs.append(jobs)
         else:
@@ -141,6 +146,7 @@ class _Collector:
         if (
             self.gathered is not None
             or self.lists
+            or self.gap  # rows are joined
             or not isinstance(frames, range)
             or frames.step != 1
             or count != len(x_hits)

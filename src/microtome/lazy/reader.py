@@ -18,7 +18,17 @@ from microtome.lazy import pool
 from microtome.lazy.axis import Axis, Run, numbers
 from microtome.lazy.canvas import Canvas, PointCanvas, RegionCanvas
 from microtome.lazy.frames import InstanceReader, threads_for
-from microtome.lazy.plan import LISTS_ABREAST, LOCAL_RUN, REMOTE_RUN, Grouping, Plan, Unit, plan_points, plan_regions
+from microtome.lazy.plan import (
+    LISTS_ABREAST,
+    LOCAL_RUN,
+    REMOTE_GAP,
+    REMOTE_RUN,
+    Grouping,
+    Plan,
+    Unit,
+    plan_points,
+    plan_regions,
+)
 
 __all__ = ["LevelReader", "Missing"]
 
@@ -179,7 +189,7 @@ def _grouping(reader: InstanceReader) -> Grouping:
     if not reader.source.remote:
         return Grouping(LOCAL_RUN)
     if not reader.source.lists:
-        return Grouping(REMOTE_RUN)
+        return Grouping(REMOTE_RUN, gap=REMOTE_GAP)
     settings = config.get()
     most = max(1, LARGEST_LIST // max(1, reader.instance.format.native_bits // 8))
-    return Grouping(min(settings.frames_per_request, most), True, min(LISTS_ABREAST, settings.http_connections))
+    return Grouping(min(settings.frames_per_request, most), True, min(LISTS_ABREAST, settings.requests_per_server))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import secrets
 import threading
 import warnings
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,13 +32,14 @@ from microtome.errors import (
     SlowAccessWarning,
 )
 from microtome.lazy.names import PackedNames, pack
+from microtome.lazy.opened import OpenOnce
 from microtome.lazy.reader import LevelReader, Missing
 from microtome.storage import FileEntry, Target, display_uri, list_files
 from microtome.storage.credentials import Credentials
 from microtome.storage.credentials import resolve as resolve_credentials
 from microtome.storage.dicomweb.address import is_dicomweb, parse_address
 from microtome.storage.dicomweb.service import service
-from microtome.storage.listing import normalize
+from microtome.storage.listing import MAX_FILES, normalize
 from microtome.storage.uri import holds_secret, url_holds_secret
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ __all__ = ["OpenSlide", "Recipe", "SlideRef", "open_recipe"]
 
 VERSION = "1"
 _SALT = secrets.token_bytes(16)
-KEPT_OPEN = 32
-"""Slides that a worker keeps open between tasks."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +237,7 @@ class OpenSlide:
             return self._readers[key]
 
 
-_lock = threading.RLock()
-_open: weakref.WeakValueDictionary[str, OpenSlide] = weakref.WeakValueDictionary()
-_kept: OrderedDict[str, OpenSlide] = OrderedDict()
+_slides: OpenOnce[OpenSlide] = OpenOnce()
 
 
 def open_recipe(recipe: Recipe) -> OpenSlide:
@@ -257,9 +252,9 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
         found: Iterable[tuple[str, Instance | OpenError]] = _ask_server(recipe)
         identities = None
     else:
-        entries = list_files(recipe.names, recipe.storage_options)
+        entries = list_files(recipe.names, recipe.storage_options, MAX_FILES)
         found = _read_headers(entries)
-        identities = {display_uri(e.uri): (e.uri, e.size, e.identity) for e in entries}
+        identities = {e.shown: (e.uri, e.size, e.identity) for e in entries}
     instances, ignored = _sort_out(list(found))
     candidates = find_candidates(instances)
     taken = {i.uri for c in candidates for i in c.members}
@@ -286,8 +281,7 @@ def open_recipe(recipe: Recipe) -> OpenSlide:
     opened = OpenSlide(ref, slide, place(slide, recipe.alignment))
     for node in slide.images:
         opened.reader(node)
-    with _lock:
-        _open[ref.token] = opened
+    _slides.add(ref.token, opened)
     return opened
 
 
@@ -299,28 +293,20 @@ def resolve(ref: SlideRef) -> OpenSlide:
     SlideChangedError
         Its files are not those that the reference was made from.
     """
-    with _lock:
-        opened = _open.get(ref.token)
-        if opened is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they were given when the slide was first opened
-                opened = open_recipe(ref.recipe)
+
+    def open_again() -> OpenSlide:
+        opened = open_recipe(ref.recipe)
         if opened.ref.fingerprint != ref.fingerprint:
             raise SlideChangedError(f"{ref.recipe.where}: its files changed since the slide was opened; open it again")
-        # Under the name that came along: that of a secret is another one in every process.
-        _open[ref.token] = _kept[ref.token] = opened
-        _kept.move_to_end(ref.token)
-        while len(_kept) > KEPT_OPEN:
-            _kept.popitem(last=False)
-    return opened
+        return opened
+
+    # Under the name that came along: that of a secret is another one in every process.
+    return _slides.get(ref.token, open_again)
 
 
 def forget_open_slides() -> None:
-    """Drop the slides kept open for tasks: in a new process after a fork, and in tests."""
-    global _lock
-    _lock = threading.RLock()
-    _kept.clear()
-    _open.clear()
+    """Drop the slides kept open for tasks, as in a new process."""
+    _slides.renew()
 
 
 def _ask_server(recipe: Recipe) -> Iterator[tuple[str, Instance | OpenError]]:
@@ -338,14 +324,17 @@ def _ask_server(recipe: Recipe) -> Iterator[tuple[str, Instance | OpenError]]:
 def _read_headers(entries: list[FileEntry]) -> list[tuple[str, Instance | OpenError]]:
     def read(entry: FileEntry) -> tuple[str, Instance | OpenError]:
         try:
-            return display_uri(entry.uri), read_instance(entry.source())
+            return entry.shown, read_instance(entry.source())
         except OpenError as e:
-            return display_uri(entry.uri), e
+            return entry.shown, e
 
-    if len(entries) > 1 and entries[0].source().remote:
-        with ThreadPoolExecutor(config.get().io_threads) as executor:
-            return list(executor.map(read, entries))
-    return [read(entry) for entry in entries]
+    if len(entries) < 2 or not entries[0].source().remote:
+        return [read(entry) for entry in entries]
+    executor = ThreadPoolExecutor(config.get().io_threads)
+    try:
+        return list(executor.map(read, entries))
+    finally:
+        executor.shutdown(cancel_futures=True)  # a server that fails is not asked for all the others
 
 
 def _sort_out(found: list[tuple[str, Instance | OpenError]]) -> tuple[list[Instance], list[tuple[str, str]]]:

@@ -1,7 +1,8 @@
 """Where bytes come from. Knows URIs, ranges and files; knows nothing of DICOM."""
 
 from microtome.storage.listing import FileEntry, Target, list_files
-from microtome.storage.source import BytesSource, FsspecSource, LocalSource, Source
+from microtome.storage.remote import FsspecSource
+from microtome.storage.source import BytesSource, LocalSource, Source
 from microtome.storage.uri import display_uri
 
 __all__ = [

@@ -7,7 +7,8 @@ recently; only whole frames enter it. A frame that is on its way is not fetched 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -130,6 +131,48 @@ class FrameCache:
             if not ahead:
                 self._count(hits=len(here) + len(coming), misses=len(mine))
         return here, mine, coming
+
+    def get(
+        self,
+        keys: Iterable[Hashable],
+        fetch: Callable[[dict[Hashable, Flight], bool], Mapping[Hashable, EncodedFrame]],
+        again: bool = False,
+    ) -> dict[Hashable, EncodedFrame]:
+        """Return frames that are here, that others bring, and that are fetched now.
+
+        Parameters
+        ----------
+        keys
+            Of the frames; those that nobody can bring are left out.
+        fetch
+            Fetches frames that this caller has claimed, then delivers or gives up all of them; also told whether it is
+            not the first to try.
+        again
+            Whether this caller has asked for them before: no statistics are kept of it.
+
+        Raises
+        ------
+        RequestError
+            What ``fetch`` raised, here or where a frame was awaited from.
+        """
+        got: dict[Hashable, EncodedFrame] = {}
+        wanted = list(keys)
+        while wanted:
+            here, mine, coming = self.claim(wanted, ahead=again)
+            got |= here
+            if mine:
+                got |= fetch(mine, again)
+            wanted = []
+            for key, flight in coming.items():
+                landed = flight.result(key)
+                if isinstance(landed, RequestError):
+                    raise copy(landed)  # what it is raised with is its own
+                if landed is None:  # who was to fetch it could not, and has told why to whoever asked there
+                    wanted.append(key)
+                else:
+                    got[key] = landed
+            again = True
+        return got
 
     def holds(self, keys: Iterable[Hashable]) -> set[Hashable]:
         """Return those keys whose frames are here or on their way; no statistics are kept of it."""

@@ -4,48 +4,23 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-from microtome.errors import MissingDependencyError, OptionError, SlideNotFoundError
+from microtome.errors import OptionError, SlideNotFoundError
 from microtome.storage.dicomweb.address import is_dicomweb
-from microtome.storage.source import FsspecSource, LocalSource, Source
+from microtome.storage.entry import FileEntry
+from microtome.storage.remote_listing import list_remote
 from microtome.storage.uri import display_uri, is_remote, local_path
 
-__all__ = ["FileEntry", "Target", "list_files"]
+__all__ = ["MAX_FILES", "FileEntry", "Target", "list_files", "normalize"]
 
 MAX_FILES = 20_000
-_IDENTITY_KEYS = ("ETag", "etag", "md5Hash", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
+"""Of one slide."""
 
 Target = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file that was found.
-
-    Parameters
-    ----------
-    uri
-        Where it is, in full.
-    size
-        In bytes.
-    identity
-        Changes when the file changes: ETag where the store has one, else the time of modification.
-    """
-
-    uri: str
-    size: int
-    identity: str
-    _fs: Any = field(default=None, repr=False, compare=False)
-    _path: str = field(default="", repr=False, compare=False)
-
-    def source(self) -> Source:
-        """Return the bytes of this file; nothing is opened yet."""
-        if self._fs is None:
-            return LocalSource(self.uri, self.size)
-        return FsspecSource(self._fs, self._path, self.size, self.uri)
 
 
 def normalize(target: Target) -> tuple[str, ...]:
@@ -66,30 +41,53 @@ def normalize(target: Target) -> tuple[str, ...]:
     return tuple(result)
 
 
-def list_files(names: Sequence[str], storage_options: Mapping[str, Any] | None = None) -> list[FileEntry]:
+def list_files(
+    names: Sequence[str], storage_options: Mapping[str, Any] | None = None, limit: int | None = None
+) -> list[FileEntry]:
     """List the files under some URIs, in order of their names, folders to any depth.
+
+    Parameters
+    ----------
+    names
+        Files, folders, globs or URLs, in full.
+    storage_options
+        For fsspec.
+    limit
+        The most files there may be; None for any number.
 
     Raises
     ------
     SlideNotFoundError
-        Nothing is there, or more than 20,000 files.
+        Nothing is there, or more than the limit.
+    RequestError
+        A store cannot be reached, or refuses.
     MissingDependencyError
         The filesystem of a URL needs a package that is not installed.
     """
     found: dict[str, FileEntry] = {}
+    shown: Counter[str] = Counter()
     for name in names:
-        entries = _remote(name, storage_options or {}) if is_remote(name) else _local(name)
-        for entry in entries:
-            found.setdefault(entry.uri, entry)
-            if len(found) > MAX_FILES:
+        for entry in _remote(name, storage_options or {}) if is_remote(name) else _local(name):
+            if entry.uri in found:
+                continue
+            shown[entry.shown] += 1
+            if shown[entry.shown] > 1:  # they differ in a query, which is not shown
+                entry = replace(entry, shown=f"{entry.shown} ({shown[entry.shown]})")
+            found[entry.uri] = entry
+            if limit is not None and len(found) > limit:
                 raise SlideNotFoundError(
-                    f"{display_uri(name)}: more than {MAX_FILES} files are here; name the folder of one slide"
+                    f"{display_uri(name)}: more than {limit} files are here; name the folder of one slide"
                 )
     return [found[uri] for uri in sorted(found)]
 
 
 def _entry(path: str, st: os.stat_result) -> FileEntry:
-    return FileEntry(path, st.st_size, str(st.st_mtime_ns))
+    return FileEntry(path, st.st_size, str(st.st_mtime_ns), path)
+
+
+def _remote(uri: str, storage_options: Mapping[str, Any]) -> Iterable[FileEntry]:
+    for found in list_remote(uri, storage_options):
+        yield FileEntry(found.uri, found.size, found.mark, display_uri(found.uri), found.fs, found.path)
 
 
 def _local(path: str) -> Iterable[FileEntry]:
@@ -119,37 +117,3 @@ def _folder(path: str) -> Iterable[FileEntry]:
                 yield from _folder(entry.path)
             elif entry.is_file():
                 yield _entry(entry.path, entry.stat())
-
-
-def _remote(uri: str, storage_options: Mapping[str, Any]) -> Iterable[FileEntry]:
-    import fsspec
-
-    shown = display_uri(uri)
-    try:
-        fs, path = fsspec.core.url_to_fs(uri, **storage_options)
-    except ImportError as e:
-        scheme = uri.split(":", 1)[0]
-        extra = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "http": "http", "https": "http"}.get(scheme)
-        remedy = f"pip install 'microtome[{extra}]'" if extra else f"install the fsspec filesystem for {scheme!r}"
-        raise MissingDependencyError(f"{shown}: {e}. Remedy: {remedy}") from e
-    except ValueError as e:
-        raise SlideNotFoundError(f"{shown}: {e}") from e
-    try:
-        if glob.has_magic(path):
-            infos = list(fs.glob(path, detail=True).values())
-        elif fs.isfile(path):
-            infos = [fs.info(path)]
-        else:
-            infos = list(fs.find(path, detail=True).values())
-    except (OSError, ValueError) as e:
-        raise SlideNotFoundError(f"{shown}: cannot be listed ({type(e).__name__})") from e
-    files = [i for i in infos if i.get("type", "file") == "file" and i.get("size")]
-    if not files:
-        raise SlideNotFoundError(f"{shown}: nothing is there")
-    protocol = uri.split("://", 1)[0]
-    chain = uri[uri.index("::") :] if "::" in uri else ""
-    for info in files:
-        name = str(info["name"])
-        full = name if "://" in name else f"{protocol}://{name.lstrip('/') if protocol != 'memory' else name}{chain}"
-        identity = "|".join(str(info[k]) for k in _IDENTITY_KEYS if info.get(k))
-        yield FileEntry(full, int(info["size"]), identity or str(info["size"]), fs, name)

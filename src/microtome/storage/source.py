@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 from microtome.errors import SlideNotFoundError
-from microtome.storage.uri import display_uri
 
-__all__ = ["BytesSource", "FsspecSource", "LocalSource", "Source"]
+__all__ = ["BytesSource", "LocalSource", "Source"]
 
 
 class Source(Protocol):
@@ -29,7 +27,9 @@ class Source(Protocol):
     remote: bool
     """Whether a read costs a round trip: then few large reads beat many small ones."""
     identity: str
-    """Names these bytes, and the way to them; changes when they change. Empty where bytes are cheap to read again."""
+    """Names these bytes in every process, and changes when they change; empty where that is not known."""
+    key: Hashable
+    """Names these bytes, and the way to them, in this process."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
@@ -45,6 +45,7 @@ class LocalSource:
 
     remote = False
     identity = ""
+    key: Hashable = ()
 
     def __init__(self, path: str, size: int) -> None:
         self.uri = path
@@ -85,57 +86,12 @@ class LocalSource:
         return [self.read(offset, length) for offset, length in ranges]
 
 
-_turns: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
-
-
-def _turn(fs: Any) -> AbstractContextManager[Any]:
-    """Return what a read of a filesystem holds: of one that is not asynchronous, one thread at a time reads.
-
-    Such filesystems may share a file position between threads, as archives do.
-    """
-    if fs.async_impl:
-        return nullcontext()
-    return _turns.setdefault(fs, threading.Lock())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turns.clear)  # a lock may have been held by a thread that is not here
-
-
-class FsspecSource:
-    """A file of any filesystem that fsspec knows and that can read ranges."""
-
-    remote = True
-
-    def __init__(self, fs: Any, path: str, size: int, uri: str, identity: str = "") -> None:
-        self.uri = display_uri(uri)
-        self.size = size
-        self.identity = identity
-        self._fs = fs
-        self._path = path
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
-        end = min(offset + length, self.size)
-        if offset >= end:
-            return b""
-        try:
-            with _turn(self._fs):
-                data: bytes = self._fs.cat_file(self._path, start=offset, end=end)
-        except FileNotFoundError as e:
-            raise SlideNotFoundError(f"{self.uri}: is no longer there") from e
-        return data
-
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of several (offset, length)."""
-        return [self.read(offset, length) for offset, length in ranges]
-
-
 class BytesSource:
     """Bytes held in memory, in place of a file whose bytes cannot be read by range."""
 
     remote = False
     identity = ""
+    key: Hashable = ()
 
     def __init__(self, data: bytes, uri: str) -> None:
         self.uri = uri

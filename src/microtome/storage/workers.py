@@ -22,10 +22,9 @@ R = TypeVar("R")
 
 
 class Workers:
-    """As many threads as there are connections to a server."""
+    """As many threads as there may be requests to a server."""
 
     def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
         self.renew()
         renew_in_forks(self)
 
@@ -33,17 +32,18 @@ class Workers:
         """Leave the threads to the process that started them."""
         self._lock = threading.Lock()
         self._inside = threading.local()
-        self._executor = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._size = 0
 
     def parallel(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Call on every item, as many at a time as there are connections.
+        """Call on every item, as many at a time as there may be requests.
 
         After an error no more calls begin; when those under way have ended, the error of the first item is raised.
         """
         if len(items) < 2 or getattr(self._inside, "worker", False):
             return [call(item) for item in items]
         share = _Share(call, items)
-        helpers = [self._submit(share.work) for _ in range(min(len(items), config.get().http_connections) - 1)]
+        helpers = [self._submit(share.work) for _ in range(min(len(items), config.get().requests_per_server) - 1)]
         share.work()
         for helper in helpers:
             if not helper.cancel():
@@ -57,16 +57,17 @@ class Workers:
         self._submit(call)
 
     def _submit(self, call: Callable[[], object]) -> Future[None]:
-        with self._lock:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(config.get().http_connections, "microtome-fetch")
-            executor = self._executor
-
         def work() -> None:
             self._inside.worker = True
             call()
 
-        return executor.submit(work)
+        size = config.get().requests_per_server
+        with self._lock:
+            if self._executor is None or self._size < size:
+                if self._executor is not None:
+                    self._executor.shutdown(wait=False)
+                self._executor, self._size = ThreadPoolExecutor(size, "microtome-fetch"), size
+            return self._executor.submit(work)
 
 
 class _Share(Generic[T, R]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from microtome.storage.cache import EncodedFrame, Flight
 from microtome.storage.dicomweb.frame_answers import NoListError, UnclearError, read_frames, shown
 from microtome.storage.dicomweb.gathering import Gathering
 from microtome.storage.dicomweb.service import Service
-from microtome.storage.dicomweb.session import copy_error, is_of_server
+from microtome.storage.dicomweb.session import is_of_server
 from microtome.storage.dicomweb.surroundings import BLOCK, frames_around
 
 __all__ = ["InstanceFrames", "ReadAhead"]
@@ -157,22 +158,17 @@ class InstanceFrames:
         cache_.frame_cache().discard(map(self._key, numbers))
 
     def _get(self, numbers: Sequence[int], again: bool = False) -> dict[int, EncodedFrame]:
-        cache = cache_.frame_cache()
         by_key: dict[Hashable, int] = {self._key(number): number for number in numbers}
-        here, mine, coming = cache.claim(by_key, ahead=again)
-        got = {by_key[key]: frame for key, frame in here.items()}
-        if mine:
-            got |= self._fetch(mine) if again else self._fetch_with_others([by_key[key] for key in mine], mine)
-        lost = []
-        for key, flight in coming.items():
-            landed = flight.result(key)
-            if isinstance(landed, RequestError):
-                raise copy_error(landed)
-            if landed is None:  # who was to fetch it could not, and has told why to whoever asked there
-                lost.append(by_key[key])
+
+        def fetch(mine: dict[Hashable, Flight], again: bool) -> dict[Hashable, EncodedFrame]:
+            if again:
+                frames = self._fetch(mine)
             else:
-                got[by_key[key]] = landed
-        return got | self._get(lost, again=True) if lost else got
+                frames = self._fetch_with_others([by_key[key] for key in mine], mine)
+            return {self._key(number): frame for number, frame in frames.items()}
+
+        found = cache_.frame_cache().get(by_key, fetch, again)
+        return {by_key[key]: frame for key, frame in found.items() if key in by_key}  # not those around them
 
     def _fetch_with_others(self, numbers: list[int], flights: dict[Hashable, Flight]) -> dict[int, EncodedFrame]:
         """Fetch frames that this caller has claimed, and those around them where that is wanted."""
@@ -195,7 +191,7 @@ class InstanceFrames:
         def fetch(batch: list[int]) -> None:
             settings = config.get()
             if self.frames_per_request > 1:
-                frames = self._gathering.ask(batch, settings.http_connections, settings.frames_per_request)
+                frames = self._gathering.ask(batch, settings.requests_per_server, settings.frames_per_request)
             else:
                 frames = self._batch(batch)
             got.update(frames)
@@ -204,7 +200,7 @@ class InstanceFrames:
         try:
             self.service.workers.parallel(fetch, self._batches(sorted(_number(key) for key in flights)))
         except RequestError as e:
-            why = copy_error(e) if is_of_server(e) else None
+            why = copy(e) if is_of_server(e) else None
             raise
         finally:
             cache.give_up(flights, why)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Generic, TypeVar
 
 from microtome.errors import RequestError
-from microtome.storage.dicomweb.session import copy_error, is_of_server
+from microtome.storage.dicomweb.session import is_of_server
 from microtome.storage.forks import renew_in_forks
 
 F = TypeVar("F")
@@ -93,7 +94,7 @@ class Gathering(Generic[F]):
         except RequestError as e:
             if is_of_server(e):
                 for member in turn.others:
-                    member.error = copy_error(e)
+                    member.error = copy(e)
             raise
         finally:
             self._pass_on(turn, most)

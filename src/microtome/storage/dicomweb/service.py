@@ -16,7 +16,7 @@ from microtome.storage.dicomweb.multipart import media_type, split_parts, stream
 from microtome.storage.dicomweb.qido import PAGE, Pairs, read_page, value
 from microtome.storage.dicomweb.qido import search as search_pages
 from microtome.storage.dicomweb.session import Answer, CutShortError, Session
-from microtome.storage.dicomweb.workers import Workers
+from microtome.storage.workers import Workers
 
 __all__ = ["PAGE", "Capabilities", "Service", "negotiate", "service", "value"]
 

@@ -7,13 +7,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urljoin
 
 from microtome import config
 from microtome.errors import AuthenticationError, NotOnServerError, ProtocolError, RequestError
 from microtome.storage import credentials as credentials_
+from microtome.storage import limits
 from microtome.storage.dicomweb.address import origin, same_origin
 from microtome.storage.dicomweb.answer import Answer, CutShortError
 from microtome.storage.dicomweb.transport import Sign, failure_words, make_http, proxies_for
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from microtome.storage.credentials import Credentials, SecretHeaders
 
-__all__ = ["Answer", "CutShortError", "Query", "Session", "copy_error", "is_of_server"]
+__all__ = ["Answer", "CutShortError", "Query", "Session", "is_of_server"]
 
 T = TypeVar("T")
 Query = Mapping[str, str] | tuple[tuple[str, str], ...]
@@ -49,11 +50,6 @@ def is_of_server(error: RequestError) -> bool:
     return isinstance(error, AuthenticationError) or error.status in _AGAIN - {500}
 
 
-def copy_error(error: RequestError) -> RequestError:
-    """Return an error for another thread to raise: what it is raised with is its own."""
-    return type(error)(str(error), error.status)
-
-
 @dataclass(slots=True)
 class _Failure:
     """Why a try failed."""
@@ -63,6 +59,8 @@ class _Failure:
     status: int | None = None
     wait: float | None = None
     kind: type[RequestError] = RequestError
+    used: SecretHeaders | None = field(default=None, repr=False)
+    """What the request was signed with."""
 
 
 class Session:
@@ -131,13 +129,12 @@ class Session:
         tries = 0
         while True:
             self._pause(0)
-            used = self._sign(url)
-            outcome = self._try(method, url, accept, read, query, headers or {}, body, used, sending, accepted)
+            outcome = self._try(method, url, accept, read, query, headers or {}, body, sending, accepted)
             if not isinstance(outcome, _Failure):
                 return outcome
-            if outcome.status == 401 and not refreshed and used is not None:
+            if outcome.status == 401 and not refreshed and outcome.used is not None:
                 refreshed = True
-                if self.credentials.refresh(used):
+                if self.credentials.refresh(outcome.used):
                     continue
             refreshed = outcome.status == 401  # credentials may expire once more while a server is waited for
             tries += 1
@@ -184,7 +181,6 @@ class Session:
         query: Query,
         headers: Mapping[str, str],
         body: Callable[[], Any] | None,
-        used: SecretHeaders | None,
         sending: Callable[[], None] | None,
         accepted: Collection[int],
     ) -> T | _Failure:
@@ -192,34 +188,35 @@ class Session:
         import urllib3
 
         http = self._connections()
-        signed = Sign(used)
         settings = config.get()
         # A server that accepts connections may still be slow to answer; one that does not is found out sooner.
-        limits = (min(settings.http_timeout, 10), settings.http_timeout)
+        seconds = (min(settings.http_timeout, 10), settings.http_timeout)
         redirects = 0
         try:
             while True:
-                if sending is not None:
-                    sending()
-                response = http.request(
-                    method, url, params=None if redirects else _encoded(query), data=body() if body else None,
-                    headers={"Accept": accept, **headers}, auth=signed, stream=True, allow_redirects=False,
-                    timeout=limits, proxies=proxies_for(url),
-                )  # fmt: skip
-                with response:
-                    target = self._redirected(response, url)
-                    if isinstance(target, _Failure):
-                        return target
-                    answer = Answer(url.split("?")[0], response.status_code, _lower(response), response.raw)
-                    if target is not None and redirects < MAX_REDIRECTS:
+                # Each hop has a place at its own server, and gives it back before it looks for another.
+                with limits.request(_server(url)):
+                    used = self._sign(url)  # now, for credentials may have expired while a place was waited for
+                    signed = Sign(used)
+                    if sending is not None:
+                        sending()
+                    response = http.request(
+                        method, url, params=None if redirects else _encoded(query), data=body() if body else None,
+                        headers={"Accept": accept, **headers}, auth=signed, stream=True, allow_redirects=False,
+                        timeout=seconds, proxies=proxies_for(url),
+                    )  # fmt: skip
+                    with response:
+                        target = self._redirected(response, url)
+                        if isinstance(target, _Failure):
+                            return target
+                        answer = Answer(url.split("?")[0], response.status_code, _lower(response), response.raw)
+                        if target is None or redirects >= MAX_REDIRECTS:
+                            if 200 <= answer.status < 300 or answer.status in accepted:
+                                return read(answer)
+                            return self._refused(answer, query, signed, used)
                         redirects += 1
                         url = target
-                        signed = Sign(self._sign(url))
                         _finish(answer)
-                        continue
-                    if 200 <= answer.status < 300 or answer.status in accepted:
-                        return read(answer)
-                    return self._refused(answer, query, signed)
         except CutShortError as e:
             return _Failure(str(e).removeprefix(f"{url.split('?')[0]}: "), again=True, kind=ProtocolError)
         except urllib3.exceptions.DecodeError:
@@ -256,7 +253,7 @@ class Session:
             )
         return target
 
-    def _refused(self, answer: Answer, query: Query, signed: Sign) -> _Failure:
+    def _refused(self, answer: Answer, query: Query, signed: Sign, used: SecretHeaders | None) -> _Failure:
         told = [value for name, value in _pairs(query) if name not in _PUBLIC]
         words = server_words(answer, [*told, *signed.secrets()])
         wait = _retry_after(answer.headers.get("retry-after", ""))
@@ -264,7 +261,8 @@ class Session:
             words = f"asks to wait {wait:.0f} s; {words}"
         if answer.status in _REDIRECTS:
             words = f"too many redirects; {words}"
-        return _Failure(words.rstrip("; ") or "no reason is given", answer.status in _AGAIN, answer.status, wait)
+        why = words.rstrip("; ") or "no reason is given"
+        return _Failure(why, answer.status in _AGAIN, answer.status, wait, used=used)
 
     def may_fetch(self, url: str) -> None:
         """Refuse a URL of a host that is neither the service's nor allowed.
@@ -285,7 +283,7 @@ class Session:
         if self._http is None:
             with self._lock:
                 if self._http is None:
-                    self._http = make_http(config.get().http_connections)
+                    self._http = make_http()
         return self._http
 
     def close(self) -> None:
@@ -299,6 +297,12 @@ class Session:
         """Leave connections to the process that opened them."""
         self._lock = threading.Lock()
         self._http = None
+
+
+def _server(url: str) -> str:
+    """Return the name under which requests to a server are counted."""
+    scheme, host, port = origin(url)
+    return f"{scheme}://{host}:{port}"
 
 
 def _finish(answer: Answer) -> None:

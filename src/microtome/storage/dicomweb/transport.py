@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["Sign", "failure_words", "make_http", "proxies_for"]
 
 
-def make_http(connections: int) -> requests.Session:
-    """Return a pool of so many connections to a host; who finds none free waits for one."""
+MOST_CONNECTIONS = 256
+"""To a host; how many are used, the limits of requests decide."""
+
+
+def make_http() -> requests.Session:
+    """Return a pool of connections."""
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
@@ -28,7 +32,7 @@ def make_http(connections: int) -> requests.Session:
 
     logging.getLogger("urllib3.connectionpool").addFilter(_filter)
     session = Http()
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0, pool_block=True)
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=MOST_CONNECTIONS, max_retries=0, pool_block=True)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a service of resources has no sessions

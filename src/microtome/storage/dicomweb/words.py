@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus, unquote
 
 from microtome.storage.dicomweb.answer import Answer
 
-__all__ = ["server_words"]
+__all__ = ["server_words", "words_of"]
 
 MAX_WORDS = 4 << 10
 """Bytes of an error page that are read."""
@@ -42,8 +42,12 @@ def server_words(answer: Answer, told: Iterable[str]) -> str:
                 break
     except Exception:  # the status says enough
         return ""
-    cut = len(data) > MAX_WORDS
-    text = data[:MAX_WORDS].decode("utf-8", "replace")
+    return words_of(data[:MAX_WORDS], told, cut=len(data) > MAX_WORDS)
+
+
+def words_of(data: bytes, told: Iterable[str], *, cut: bool) -> str:
+    """Return an error's body in a line, as `server_words` does; ``cut`` tells whether there is more of it."""
+    text = data.decode("utf-8", "replace")
     found = _MESSAGE.findall(text)
     if found:
         text = "; ".join(dict.fromkeys(_unquoted(word) for word in found))
