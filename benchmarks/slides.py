@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "width": 40000, "height": 30000, "frame": 240, "codec": "jpeg-rgb", "offsets": "eot", "levels": 1,
         "associated": False,
     },
+    # 40960 x 40960, 34,139 frames, 480 MB: the slide that is read from buckets
+    "bucket": {
+        "width": 40960, "height": 40960, "frame": 256, "codec": "jpeg", "quality": 92, "offsets": "eot",
+        "associated": False,
+    },
+    # the same without an offset table
+    "unindexed": {
+        "width": 40960, "height": 40960, "frame": 256, "codec": "jpeg", "quality": 92, "offsets": "empty",
+        "associated": False,
+    },
     # 16384 x 16384, JPEG: the slide that is read from servers
     "web": {
         "width": 16384, "height": 16384, "frame": 256, "codec": "jpeg", "quality": 80, "offsets": "eot",
@@ -51,30 +62,58 @@ RECIPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+COHORT_SIZE = 1000
+COHORT: dict[str, Any] = {
+    "width": 512, "height": 512, "frame": 256, "codec": "jpeg", "levels": 2, "distinct": 1, "associated": False,
+}  # fmt: skip
+
+SERVES = ("__init__.py", "ranges.py")
+
+
 def _maker() -> str:
     """What makes the slides, as a digest: a slide made by other code is made anew."""
     from microtome import testing
 
     digest = hashlib.sha256()
     for module in sorted(Path(testing.__path__[0]).glob("*.py")):
-        digest.update(module.read_bytes())
+        if module.name not in SERVES:
+            digest.update(module.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def slide(name: str) -> Path:
     """Return the folder of a slide of `RECIPES`, made on first use."""
-    recipe = RECIPES[name]
+    return _kept(name, {"recipe": RECIPES[name]}, _make_slide)
+
+
+def cohort() -> Path:
+    """Return the folder of a thousand small slides, each in a folder of its own, made on first use."""
+    return _kept("cohort", {"recipe": COHORT, "slides": COHORT_SIZE}, _make_cohort)
+
+
+def _make_slide(folder: Path, made_of: dict[str, Any]) -> None:
+    from microtome.testing import make_slide
+
+    make_slide(folder, **made_of["recipe"])
+
+
+def _make_cohort(folder: Path, made_of: dict[str, Any]) -> None:
+    from microtome.testing import make_slide
+
+    for number in range(made_of["slides"]):
+        make_slide(folder / f"{number:04}", seed=number, **made_of["recipe"])
+
+
+def _kept(name: str, made_of: dict[str, Any], make: Callable[[Path, dict[str, Any]], None]) -> Path:
     folder = CACHE / name
     stamp = folder.with_suffix(".json")
-    made_by = {"recipe": recipe, "maker": _maker()}
+    made_by = made_of | {"maker": _maker()}
     if not (stamp.exists() and json.loads(stamp.read_text()) == made_by):
-        from microtome.testing import make_slide
-
         print(f"making the slide {name!r} ...", end=" ", file=sys.stderr, flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         start = time.perf_counter()
-        make_slide(folder, **recipe)
+        make(folder, made_of)
         stamp.write_text(json.dumps(made_by))
         print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
     return folder

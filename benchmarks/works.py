@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+import buckets
+import clusters
 import isolated
 import network
 import operations
@@ -375,11 +377,16 @@ ORDINARY: dict[str, Callable[[Run], list[Figure]]] = {
     "memory": memory,
     "import": importing,
     "network": network.network,
+    "buckets": buckets.buckets,
+    "clusters": clusters.clusters,
     "operations": operations.operations,
 }
-#: parts of "operations", to be run alone
+#: parts of "operations" and "clusters", to be run alone
 PARTS: dict[str, Callable[[Run], list[Figure]]] = {
     "overlapping": operations.overlapping,
+    "burning": clusters.burning,
+    "fetching": clusters.fetching,
+    "cohort": clusters.cohort,
     "resampling": operations.resampling,
     "tissue": operations.tissue,
 }

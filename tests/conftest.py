@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import microtome as mt
-from microtome.storage.dicomweb import service, session
+from microtome.storage import retrying
+from microtome.storage.dicomweb import service
 
 pytest_plugins = ["stores"]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -41,7 +42,7 @@ def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture
 def new_to_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of any server, nothing is cached, and what failed is tried again soon."""
-    monkeypatch.setattr(session, "_BACKOFF", 0.01)
+    monkeypatch.setattr(retrying, "BACKOFF", 0.01)
     monkeypatch.setattr(service, "_services", {})
     mt.cache.clear()
 

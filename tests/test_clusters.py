@@ -65,7 +65,7 @@ def started(workers: int, threads: int, **options: Any) -> Iterator[Any]:
     with (
         dask.config.set(QUIET),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=threads, dashboard_address=":0", silence_logs=20, **options
+            n_workers=workers, threads_per_worker=threads, dashboard_address=":0", silence_logs=50, **options
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
@@ -349,9 +349,10 @@ def test_huge_images_have_small_graphs(tmp_path: Path) -> None:
     assert image.data.npartitions > 100
     for lazy in (image, tree.wsi.at(0.0006), image.wsi.to_profile("display_p3")):
         assert len(cloudpickle.dumps(lazy.data)) < LIMIT + 100 * lazy.data.npartitions
-    graph = image[5000:5300, 7000:7300].data.__dask_graph__()
-    (crop,) = dask.optimize(image[5000:5300, 7000:7300].data)
-    assert len(dict(crop.__dask_graph__())) <= 2
+    crop = image[100:400, 200:500].data
+    graph = crop.__dask_graph__()
+    (optimized,) = dask.optimize(crop)
+    assert len(dict(optimized.__dask_graph__())) <= 2
     assert len(graph.layers) <= 2
 
 

@@ -32,6 +32,7 @@ from microtome.errors import (
     RequestError,
     SlideNotFoundError,
 )
+from microtome.storage import retrying
 from microtome.storage.dicomweb import service, session
 from microtome.storage.dicomweb.session import Session
 from microtome.testing import DICOMwebServer, Fault, Request, make_slide
@@ -67,7 +68,7 @@ def running(folders: dict[str, Path]) -> Iterator[dict[str, DICOMwebServer]]:
 @pytest.fixture(autouse=True)
 def quick(new_to_servers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits for long."""
-    monkeypatch.setattr(session, "_LONGEST_BACKOFF", 0.02)
+    monkeypatch.setattr(retrying, "LONGEST_BACKOFF", 0.02)
     with mt.config.set(http_timeout=1, http_retries=2):
         yield
 

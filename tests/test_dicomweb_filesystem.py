@@ -72,7 +72,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> SyntheticSlide:
 
 @pytest.fixture
 def make(slide: SyntheticSlide, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
-    monkeypatch.setattr("microtome.storage.dicomweb.session._BACKOFF", 0.001)
+    monkeypatch.setattr("microtome.storage.retrying.BACKOFF", 0.001)
     started = []
 
     def start(**options: Any) -> Served:

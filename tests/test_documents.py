@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
+import numpy as np
 import pytest
 
 import microtome as mt
 from microtome.testing import DICOMwebServer, make_slide
+from stores import Stores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +27,15 @@ def slide_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "slide").symlink_to(tmp_path / "folder/of/instances")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def settings_as_they_were() -> Iterator[None]:
+    """Documents change settings for good."""
+    settings = mt.config.get()
+    names = ("cache_dir", "cache_dir_bytes", "frame_cache_bytes")
+    with mt.config.set(**{name: getattr(settings, name) for name in names}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +65,68 @@ def test_readme(slide_here: Path) -> None:
     assert scope["image"][0:512, 0:512].wsi.explain().frames == 4
 
 
-@pytest.mark.parametrize("document", ["credentials", "dicomweb"])
-def test_pages(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def run_page(document: str) -> dict[str, Any]:
     scope: dict[str, Any] = {}
     blocks = python_blocks((ROOT / "docs" / f"{document}.md").read_text(encoding="utf-8"))
     assert len(blocks) > 2
-    with mt.config.set(frame_cache_bytes=mt.config.get().frame_cache_bytes):
-        for number, block in enumerate(blocks):
-            run(block, scope, f"{document}.md block {number}")
+    for number, block in enumerate(blocks):
+        run(block, scope, f"{document}.md block {number}")
+    return scope
+
+
+@pytest.fixture
+def quiet_clusters() -> Iterator[None]:
+    """Workers end with this process, whatever happens."""
+    with dask.config.set({"distributed.worker.daemon": True}):
+        yield
+
+
+@pytest.mark.usefixtures("quiet_clusters")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_clusters(one_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slide").symlink_to(one_slide)
+    scope = run_page("clusters")
+    np.testing.assert_allclose(
+        scope["means"], mt.open_slide(one_slide, chunks=None)["level0"].image.values.mean((0, 1))
+    )
+    assert scope["colours"].shape == (scope["patches"].sizes["patch"], 3)
+
+
+@pytest.mark.usefixtures("settings_as_they_were")
+@pytest.mark.parametrize("document", ["credentials", "dicomweb"])
+def test_pages(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(document)
+
+
+@pytest.mark.usefixtures("settings_as_they_were")
+def test_clouds(stores: Stores, one_slide: Path) -> None:
+    """With a bucket of an emulator in place of the one that the page names."""
+    store = stores["gs"]
+    url = store.put(one_slide)
+    text = (ROOT / "docs" / "clouds.md").read_text(encoding="utf-8")
+    text = text.replace("gs://bucket/slide/", url).replace('"gs://bucket/"', f'"{url}"')
+    text = text.replace('{"token": "anon"}', repr(store.storage_options))
+    scope: dict[str, Any] = {}
+    blocks = python_blocks(text)
+    assert len(blocks) > 3
+    for number, block in enumerate(blocks):
+        run(block, scope, f"clouds.md block {number}")
+    assert list(scope["table"].levels) == [4]
+    part = scope["image"][0:2048, 0:2048]
+    assert part.wsi.explain().bytes == 0
+    np.testing.assert_array_equal(part.values, mt.open_slide(one_slide)["level0"].image[0:2048, 0:2048].values)
+
+
+def test_cohorts_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    blocks = python_blocks((ROOT / "docs" / "cohorts.md").read_text(encoding="utf-8"))
+    assert len(blocks) > 4
+    for number, block in enumerate(blocks):
+        run(block, scope, f"cohorts.md block {number}")
+    assert scope["patches"].sizes["patch"] > 4
 
 
 @pytest.mark.parametrize("document", ["levels", "patches", "colour", "from-ez-wsi", "from-openslide", "from-pathml"])
@@ -116,6 +182,14 @@ def test_getting_started_notebook_on_a_server(one_slide: Path, monkeypatch: pyte
     assert remote["patches"].id.equals(local["patches"].id)
     assert (remote["pixels"] == local["pixels"]).all()
     assert remote["theirs"].row.equals(local["theirs"].row)
+
+
+def test_cohort_notebook() -> None:
+    pytest.importorskip("distributed")
+    scope = run_notebook("cohort")
+    assert list(scope["table"].error.isna()) == [True] * 7 + [False]
+    assert scope["good"].tissue.between(0.05, 0.95).all()
+    assert len(scope["means"]) > 7
 
 
 def test_no_document_names_a_place_that_is_not_there() -> None:

@@ -73,7 +73,7 @@ def running(folder: Path, request: pytest.FixtureRequest) -> Iterator[DICOMwebSe
 
 @pytest.fixture
 def server(running: DICOMwebServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[DICOMwebServer]:
-    monkeypatch.setattr("microtome.storage.dicomweb.session._BACKOFF", 0.001)
+    monkeypatch.setattr("microtome.storage.retrying.BACKOFF", 0.001)
     services._services.clear()
     running.reset()
     yield running

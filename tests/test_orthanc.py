@@ -43,8 +43,8 @@ from microtome.errors import (
 )
 from microtome.lazy.recipe import forget_open_slides
 from microtome.lazy.unwrap import unwrap
+from microtome.storage import retrying
 from microtome.storage.dicomweb import qido
-from microtome.storage.dicomweb import session as sessions
 from microtome.storage.dicomweb.frames import InstanceFrames
 from oracles import dataset
 from secrets_search import find_secret, whole_traceback
@@ -553,7 +553,7 @@ def test_opening_with_metadata_takes_no_request(archive: Archive, sent: list[str
 
 def test_idle_connections_are_no_trouble(archive: Archive, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Orthanc closes what is not used for a second."""
-    monkeypatch.setattr(sessions, "_backoff", lambda tries: pytest.fail("waits before it tries again"))
+    monkeypatch.setattr(retrying, "backoff", lambda tries: pytest.fail("waits before it tries again"))
     image = archive.open("jpegls", chunks=None)["level0"].image
     _ = image.values
     (one,) = archive.slides["highdicom"]

@@ -7,6 +7,7 @@ counted by the server.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import microtome as mt
 from microtome.errors import MissingFrameError
 from microtome.storage.ranges import GAP, MOST, WASTE, merge
 from microtome.testing import RangeServer, SyntheticSlide, make_slide
+from test_frame_index import grid, write_tiff
 
 FRAME = 64
 
@@ -108,12 +110,46 @@ def test_header_and_index_take_few_reads(server: RangeServer, made: Made, option
         assert sum(n for _, n in reads) < slide.files[0].stat().st_size / 2
 
 
-def test_positions_of_many_frames_take_few_reads(server: RangeServer, made: Made) -> None:
-    slide = made(codec="jpeg", offsets="bot", tiling="sparse", width=3200, height=3200, frame=16)
+@pytest.mark.parametrize("defined", [True, False], ids=["length stated", "length not stated"])
+@pytest.mark.parametrize("offsets", ["bot", "eot"])
+def test_positions_of_many_frames_take_three_reads(
+    folder: Path, server: RangeServer, made: Made, offsets: str, defined: bool
+) -> None:
+    """40,000 frames: positions of 7 MB, a table of as many more bytes, and the end of the last frame."""
+    slide = made(codec="jpeg", offsets=offsets, tiling="sparse", width=3200, height=3200, frame=16)
+    data = slide.files[0].read_bytes()
+    tag = b"\x00\x52\x30\x92SQ\0\0"
+    at = data.index(tag) + len(tag)
+    length = int.from_bytes(data[at : at + 4], "little")
+    assert 5 << 20 < length < 0xFFFFFFFF
+    name = f"{offsets}-{defined}.dcm"
+    if not defined:
+        stop = at + 4 + length
+        end = b"\xfe\xff\xdd\xe0" + bytes(4)
+        data = data[:at] + b"\xff" * 4 + data[at + 4 : stop] + end + data[stop:]
+    (folder / name).write_bytes(data)
     server.counts.reset()
-    mt.open_slide(urls(server, slide), chunks=None)
-    size = slide.files[0].stat().st_size
-    assert len(ranged(server)) <= 1 + np.log2(size / (256 << 10)) + 1, (size, ranged(server))
+    image = mt.open_slide(f"{server.url}/{name}", chunks=None)["level0"].image
+    here = mt.open_slide(slide.folder, chunks=None)["level0"].image
+    np.testing.assert_array_equal(image[1600:1610, 1600:1610].values, here[1600:1610, 1600:1610].values)
+    assert len(ranged(server)) <= 3 + 1, ranged(server)  # one for the frame
+    assert server.counts.bytes < 1.2 * length + (2 << 20)
+
+
+@pytest.mark.parametrize("kind", ["classic TIFF", "BigTIFF"])
+def test_the_directory_of_a_dicom_tiff_takes_few_reads(folder: Path, server: RangeServer, kind: str) -> None:
+    file = grid("jpeg", across=120, down=90)
+    path = folder / f"{kind}.dcm"
+    write_tiff(file, path, kind)
+    assert path.stat().st_size > 3 << 20
+    image = mt.open_slide(f"{server.url}/{path.name}", chunks=None)["level0"].image
+    server.counts.reset()
+    np.testing.assert_array_equal(image[100:116, 100:116].values, file.pixels[100:116, 100:116])
+    offset_of_directory = file.end
+    index, frames = [r for r in ranged(server) if r[0] >= offset_of_directory], 2  # rows of frames
+    assert 1 <= len(index) <= 2
+    assert len(ranged(server)) - len(index) <= frames
+    assert server.counts.bytes < path.stat().st_size / 2
 
 
 def test_a_file_without_a_table_is_walked_in_large_reads(server: RangeServer, made: Made) -> None:
@@ -121,9 +157,12 @@ def test_a_file_without_a_table_is_walked_in_large_reads(server: RangeServer, ma
     size = slide.files[0].stat().st_size
     assert size > 24 << 20
     server.counts.reset()
+    server.latency = 0.05
     image = mt.open_slide(urls(server, slide), chunks=None)["level0"].image
     np.testing.assert_array_equal(image[3000:3100, 3000:3100].values, slide.region(0, 3000, 3000, 100, 100))
     assert len(ranged(server)) <= 1 + -(-size // (4 << 20)) + 2 + 2
+    assert server.counts.peak > 1
+    assert max(n for _, n in ranged(server)) <= 8 << 20
 
 
 def test_large_items_are_passed_over(server: RangeServer, made: Made) -> None:
@@ -209,12 +248,68 @@ def test_prefetch_fills_the_cache(server: RangeServer, made: Made) -> None:
     assert ranged(server) == []
 
 
-def test_a_whole_level_takes_few_reads(server: RangeServer, made: Made) -> None:
-    slide = made(codec="jpeg")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codec": "jpeg"},  # 1,200 frames of 1 kB
+        {"codec": "native"},  # of 12 kB
+        {"codec": "native", "frame": (1024, 1024), "width": 4096, "height": 4096},  # 16 of 3 MB
+    ],
+    ids=["small", "middling", "large"],
+)
+def test_a_whole_level_takes_few_reads_of_bounded_size(server: RangeServer, made: Made, options: dict) -> None:
+    slide = made(**options)
     image = mt.open_slide(urls(server, slide), chunks=None)["level0"].image
+    _ = image[0:1, 0:1].values
+    mt.cache.clear()
     server.counts.reset()
     np.testing.assert_array_equal(image.values, mt.open_slide(slide.folder, chunks=None)["level0"].image.values)
-    assert len(ranged(server)) <= -(-1200 // 64) + 2
+    size = slide.files[0].stat().st_size
+    assert len(ranged(server)) <= max(2, size // (2 << 20))
+    assert max(n for _, n in ranged(server)) <= 5 << 20
+
+
+def test_a_patch_takes_one_round_trip(folder: Path, made: Made) -> None:
+    """All its reads are under way at a time."""
+    slide = made(codec="native")
+    with RangeServer(folder) as slow, mt.config.set(decode_threads=1):
+        image = mt.open_slide(urls(slow, slide), chunks=None)["level0"].image
+        _ = image[0:1, 0:1].values
+        slow.counts.reset()
+        slow.latency = 0.3
+        got = image.wsi.read(30, 30, 200, 200)
+        np.testing.assert_array_equal(got, slide.region(0, 30, 30, 200, 200))
+        assert len(ranged(slow)) == slow.counts.peak == 4  # rows of frames
+
+
+def test_statistics_count_what_was_fetched(server: RangeServer, made: Made) -> None:
+    slide = made(codec="native")
+    image = mt.open_slide(urls(server, slide), chunks=None)["level0"].image
+    _ = image[0:1, 0:1].values
+    mt.cache.clear()
+    mt.cache.reset_statistics()
+    server.counts.reset()
+    for _ in range(2):
+        _ = image[0 : 2 * FRAME, 0 : 3 * FRAME].values
+    told = mt.cache.statistics()
+    assert (told.misses, told.hits, told.frames) == (6, 6, 6)
+    assert told.requests == len(ranged(server)) == 2
+    assert told.received == server.counts.bytes == 6 * FRAME * FRAME * 3
+
+
+def test_a_read_larger_than_the_cache_leaves_what_is_in_it(server: RangeServer, made: Made) -> None:
+    slide = made(codec="native")
+    image = mt.open_slide(urls(server, slide), chunks=None)["level0"].image
+    size = slide.files[0].stat().st_size
+    with mt.config.set(frame_cache_bytes=size // 2):
+        corner = image[0:100, 0:100].values
+        held, evicted = mt.cache.statistics().frames, mt.cache.statistics().evicted
+        assert held == 4
+        np.testing.assert_array_equal(image.values, slide.pixels(0))
+        assert (mt.cache.statistics().frames, mt.cache.statistics().evicted) == (held, evicted)
+        server.counts.reset()
+        np.testing.assert_array_equal(image[0:100, 0:100].values, corner)
+        assert ranged(server) == []
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 100_000])
@@ -260,9 +355,11 @@ def test_cut_files(folder: Path, server: RangeServer, made: Made, offsets: str) 
     np.testing.assert_array_equal(image[0:200, 0:200].values, here[0:200, 0:200].values)
     with pytest.raises(MissingFrameError, match="frame"):
         _ = image[1800:1900, 2400:2500].values
+    server.counts.reset()
     filled = mt.open_slide(f"{server.url}/{cut.name}/a.dcm", chunks=None, missing="fill", fill=7)["level0"].image
     local = mt.open_slide(cut, chunks=None, missing="fill", fill=7)["level0"].image
     np.testing.assert_array_equal(filled.values, local.values)
+    assert len(ranged(server)) <= 6
 
 
 @pytest.mark.parametrize("offsets", ["eot", "bot"])
@@ -295,9 +392,11 @@ def test_variants_are_the_same_from_a_server(variants: Path) -> None:
     with RangeServer(variants) as server:
         for folder in sorted(path for path in variants.iterdir() if path.is_dir()):
             here = mt.open_slide(folder, chunks=None)
-            there = mt.open_slide(
-                [f"{server.url}/{folder.name}/{f.name}" for f in sorted(folder.iterdir())], chunks=None
-            )
+            files = sorted(folder.iterdir())
+            server.counts.reset()
+            there = mt.open_slide([f"{server.url}/{folder.name}/{f.name}" for f in files], chunks=None)
+            of_files = Counter(asked.path for asked in server.counts.log if asked.range is not None)
+            assert max(of_files.values()) <= 2, (folder.name, of_files)  # one more for the frame index
             assert list(here.groups) == list(there.groups)
             for node in here.children:
                 if node.startswith("level"):

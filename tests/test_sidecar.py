@@ -174,6 +174,21 @@ def test_what_was_used_last_stays(kept: Path) -> None:
     assert (kept / "notes.txt").exists()
 
 
+def test_the_folder_is_not_listed_at_each_writing(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would take longer with every file that is in it; and yet what is kept stays near its limit."""
+    looks = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda *arguments: looks.append(1) or scandir(*arguments))
+    for n in range(100):
+        sidecar.store(f"few {n}", {"starts": np.arange(10)})
+    assert len(looks) <= 2
+    with mt.config.set(cache_dir_bytes=1 << 20):
+        for n in range(600):
+            sidecar.store(f"many {n}", {"starts": np.arange(10)})
+    assert len(looks) < 200
+    assert len(files(kept)) * 4096 < 1.4 * (1 << 20)
+
+
 def test_many_writers(kept: Path) -> None:
     """Readers see what one of the writers wrote, whole."""
     stop = threading.Event()
@@ -233,6 +248,15 @@ def test_another_process_does_not_walk(slide: SyntheticSlide, kept: Path) -> Non
         assert server.counts.bytes < first / 5
 
 
+def test_what_costs_nothing_is_not_kept(kept: Path, tmp_path: Path) -> None:
+    """The Extended Offset Table came with the header."""
+    made = make_slide(tmp_path / "a", width=640, height=640, frame=64, levels=1, associated=False, codec="jpeg")
+    with RangeServer(made.folder) as server:
+        image = mt.open_slide(f"{server.url}/{made.files[0].name}", chunks=None)["level0"].image
+        np.testing.assert_array_equal(image.values, mt.open_slide(made.folder, chunks=None)["level0"].image.values)
+    assert files(kept) == []
+
+
 def test_a_changed_file_is_walked_again(slide: SyntheticSlide, kept: Path, tmp_path: Path) -> None:
     served = tmp_path / "served"
     served.mkdir()
@@ -281,6 +305,7 @@ def test_an_index_that_lies_is_replaced(slide: SyntheticSlide, kept: Path) -> No
         {"starts": np.zeros(0, np.int64), "spans": np.zeros(0, np.uint32), "rung": np.array(0)},
         {"starts": np.full(800, 1 << 60, np.int64), "rung": np.array(3)},
         {"starts": np.full(800, -1, np.int64)},
+        {"starts": np.full(800, (1 << 63) - 1, np.int64), "rung": np.array(3)},  # whose ends wrap
     ],
 )
 def test_arrays_that_make_no_index(slide: SyntheticSlide, kept: Path, change: dict[str, np.ndarray]) -> None:

@@ -8,28 +8,27 @@ are checked when it is loaded, each one again when its frame is read. One that l
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from microtome.dicom.dual_tiff import tiff_tile_offsets
+from microtome.dicom.elements import UNDEFINED, Element
 from microtome.dicom.instance import Instance
-from microtome.dicom.part10 import EXTENDED_LENGTHS, EXTENDED_OFFSETS, UNDEFINED, Element, Outline
+from microtome.dicom.items import ITEM, end_of_items, item_length, walk
+from microtome.dicom.part10 import EXTENDED_LENGTHS, EXTENDED_OFFSETS, Outline
 from microtome.errors import CorruptFrameError, MissingFrameError
 from microtome.storage import Source
+from microtome.storage.reading_ahead import ReadingAhead
 
 __all__ = ["EncapsulatedIndex", "FrameIndex", "NativeIndex", "StaleOffsetError", "build_index", "cut_short"]
 
-ITEM = b"\xfe\xff\x00\xe0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0"
-_item_length = struct.Struct("<I").unpack_from
 _SAMPLES = 64
-MAX_FRAGMENTS = 4096
-# First bytes of the codestreams that may be cut into several fragments: a fragment that begins so begins a frame.
-_STREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0c")
+RUNGS = ("extended offset table", "basic offset table", "TIFF tile offsets", "item headers")
+"""Of the ladder, from the top."""
 
 
 class StaleOffsetError(Exception):
@@ -80,6 +79,26 @@ class EncapsulatedIndex:
         self.spans = spans
         self.count = count
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the index as arrays of numbers."""
+        return {"rung": np.array(RUNGS.index(self.rung)), "starts": self.starts, "spans": self.spans}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, npt.NDArray[Any]], count: int, size: int) -> EncapsulatedIndex | None:
+        """Return the index of ``count`` frames that arrays hold; None where they hold none for a file of this size."""
+        rung, starts, spans = (arrays.get(name, np.empty(0)) for name in ("rung", "starts", "spans"))
+        if rung.shape != () or rung.dtype.kind != "i" or not 0 <= rung < len(RUNGS):
+            return None
+        if starts.dtype != np.int64 or spans.dtype != np.uint32 or starts.ndim != 1 or starts.shape != spans.shape:
+            return None
+        walked = RUNGS[int(rung)] == RUNGS[-1]  # which finds fewer where the file is cut, and none behind its end
+        if len(starts) > count or (len(starts) < count and not walked):
+            return None
+        # Each alone first: the sum of large ones may wrap.
+        if len(starts) and (starts.min() < 0 or (walked and (starts.max() > size or (starts + spans).max() > size))):
+            return None
+        return cls(RUNGS[int(rung)], starts, spans, count)
+
     def span(self, frame: int) -> tuple[int, int]:
         """Return offset and length of the bytes that hold a frame, item headers included."""
         if frame >= len(self.starts):
@@ -106,13 +125,13 @@ class EncapsulatedIndex:
         size = len(data)
         if size < 8 or data[:4] != ITEM:
             raise StaleOffsetError
-        length: int = _item_length(data, 4)[0]
+        length: int = item_length(data, 4)[0]
         if 8 + length == size:
             return data[8:]
         pieces = []
         pos = 0
         while pos + 8 <= size and data[pos : pos + 4] == ITEM:
-            length = _item_length(data, pos + 4)[0]
+            length = item_length(data, pos + 4)[0]
             if pos + 8 + length > size:
                 raise StaleOffsetError
             pieces.append(data[pos + 8 : pos + 8 + length])
@@ -155,14 +174,13 @@ def build_index(instance: Instance, outline: Outline, below: str = "") -> FrameI
         return EncapsulatedIndex("item headers", np.empty(0, np.int64), np.empty(0, np.uint32), instance.frames)
     table = _basic_table(source, element)
     first = element.offset + 8 + table[1]
-    rungs: list[tuple[str, Callable[[], EncapsulatedIndex | None]]] = [
-        ("extended offset table", lambda: _extended(instance, outline, first)),
-        ("basic offset table", lambda: _basic(instance, source, element, table, first)),
-        ("TIFF tile offsets", lambda: _tiff(instance, outline)),
-        ("item headers", lambda: _walk(instance, source, first)),
-    ]
-    names = [name for name, _ in rungs]
-    for _, rung in rungs[names.index(below) + 1 if below else 0 :]:
+    ladder: tuple[Callable[[], EncapsulatedIndex | None], ...] = (
+        lambda: _extended(instance, outline, first),
+        lambda: _basic(instance, source, element, table, first),
+        lambda: _tiff(instance, outline),
+        lambda: _walked(instance, source, first),
+    )
+    for rung in ladder[RUNGS.index(below) + 1 if below else 0 :]:
         index = rung()
         if index is not None and (index.rung == "item headers" or _holds(index, source)):
             return index
@@ -174,18 +192,21 @@ def _basic_table(source: Source, element: Element) -> tuple[bytes, int]:
     head = source.read(element.offset, 8)
     if len(head) < 8 or head[:4] != ITEM:
         raise CorruptFrameError(f"{source.uri}: its encapsulated pixel data do not begin with an item")
-    return head[:4], _item_length(head, 4)[0]
+    return head[:4], item_length(head, 4)[0]
 
 
 def _holds(index: EncapsulatedIndex, source: Source) -> bool:
     """Tell whether item tags stand where a table points, at the first, the last and some frames between.
 
     Offsets behind the end of the file hold: that is what a cut file looks like, and reading such a frame finds it out.
+    A table of a remote file is believed: a look at it costs as much as to find out by reading a frame.
     """
     count = len(index.starts)
     if count == 0 or bool(np.any(index.starts < 0)):
         return False
-    picked = np.unique(np.linspace(0, count - 1, min(count, 8 if source.remote else _SAMPLES)).astype(np.int64))
+    if source.remote:
+        return bool(np.any(index.starts + 8 <= source.size))
+    picked = np.unique(np.linspace(0, count - 1, min(count, _SAMPLES)).astype(np.int64))
     inside = 0
     for start in index.starts[picked]:
         if start + 8 > source.size:
@@ -200,7 +221,7 @@ def cut_short(index: EncapsulatedIndex, source: Source) -> bool:
     """Tell whether the items run into the end of the file: what a table has behind it is then lost, and no lie."""
     inside = index.starts[index.starts + 8 <= source.size]
     last = int(inside.max()) if len(inside) else source.size
-    return source.read(last, 4) == ITEM and _end_of_items(source, last) + 8 > source.size
+    return source.read(last, 4) == ITEM and end_of_items(source, last) + 8 > source.size
 
 
 def _table(source: Source, offset: int, length: int, dtype: str) -> npt.NDArray[Any]:
@@ -238,23 +259,21 @@ def _basic(
 
 def _from_starts(rung: str, starts: npt.NDArray[np.int64], source: Source) -> EncapsulatedIndex | None:
     """Make an index of ascending starts: a frame ends where the next begins, the last where its items do."""
-    ends = np.append(starts[1:], _end_of_items(source, int(starts[-1])))
+    ends = np.append(starts[1:], end_of_items(source, int(starts[-1])))
     spans = ends - starts
     if np.any(spans < 8) or np.any(spans > UNDEFINED):
         return None
     return EncapsulatedIndex(rung, starts, spans.astype(np.uint32), len(starts))
 
 
-def _end_of_items(source: Source, pos: int) -> int:
-    """Return where the run of items at ``pos`` ends; behind the end of the file if it is cut."""
-    end = pos
-    for start, length, _ in _items(source, pos):
-        end = start + 8 + length
-    return max(end, pos + 8)
+def _walked(instance: Instance, source: Source, first: int) -> EncapsulatedIndex:
+    starts, spans = walk(instance, source, first)
+    return EncapsulatedIndex("item headers", np.array(starts, np.int64), np.array(spans, np.uint32), instance.frames)
 
 
 def _tiff(instance: Instance, outline: Outline) -> EncapsulatedIndex | None:
-    found = tiff_tile_offsets(outline.source, outline.preamble, instance.frames)
+    source = ReadingAhead(outline.source) if outline.source.remote else outline.source
+    found = tiff_tile_offsets(source, outline.preamble, instance.frames)
     if found is None:
         return None
     offsets, counts = found
@@ -263,73 +282,3 @@ def _tiff(instance: Instance, outline: Outline) -> EncapsulatedIndex | None:
     return EncapsulatedIndex(
         "TIFF tile offsets", offsets.astype(np.int64) - 8, (counts + counts % 2 + 8).astype(np.uint32), instance.frames
     )
-
-
-def _items(source: Source, pos: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield start, length and first bytes of each item from ``pos`` on, the one that a cut file breaks off included.
-
-    A local file is asked for each header alone; a remote one for large pieces, and only where a header is.
-    """
-    step = 1 << 22 if source.remote else 20
-    base, data = pos, b""
-    while pos + 8 <= source.size:
-        at = pos - base
-        if at + 20 > len(data):
-            base, data, at = pos, source.read(pos, step), 0
-        if data[at : at + 4] != ITEM:
-            return
-        length: int = _item_length(data, at + 4)[0]
-        yield pos, length, data[at + 8 : at + 20]
-        pos += 8 + length
-
-
-def _walk(instance: Instance, source: Source, first: int) -> EncapsulatedIndex:
-    """Find the frames by their item headers alone."""
-    starts: list[int] = []
-    spans: list[int] = []
-    streams: list[bool] = []
-    end = first
-    for start, length, head in _items(source, first):
-        end = start + 8 + length
-        if end > source.size:
-            break
-        if len(starts) > MAX_FRAGMENTS * instance.frames:
-            raise CorruptFrameError(f"{instance.uri}: more than {MAX_FRAGMENTS} fragments a frame")
-        starts.append(start)
-        spans.append(8 + length)
-        streams.append(head.startswith(_STREAM_STARTS) or _begins_rle(head))
-    cut = end + 8 > source.size  # there is no room for the delimiter that ends the items
-    if len(starts) > instance.frames or (cut and any(streams) and not all(streams)):
-        starts, spans = _join_fragments(instance, starts, spans, streams, cut)
-    if cut and starts and not _whole(source, starts[-1], spans[-1]):
-        del starts[-1], spans[-1]
-    if max(spans, default=0) > UNDEFINED:
-        raise CorruptFrameError(f"{instance.uri}: a frame of {max(spans)} bytes is more than any decoder takes")
-    return EncapsulatedIndex("item headers", np.array(starts, np.int64), np.array(spans, np.uint32), instance.frames)
-
-
-def _whole(source: Source, start: int, span: int) -> bool:
-    """Tell whether the items in front of a cut hold all of a frame: JPEG streams of every kind end with a marker."""
-    if source.read(start + 8, 2) not in (b"\xff\xd8", b"\xff\x4f"):
-        return True
-    return source.read(start + span - 3, 3).rstrip(b"\0").endswith(b"\xff\xd9")
-
-
-def _begins_rle(head: bytes) -> bool:
-    """Tell whether bytes begin an RLE header (PS3.5 G.3): 1 to 15 segments, the first behind the 64 byte header."""
-    return head[1:8] == b"\0\0\0\x40\0\0\0" and 1 <= head[0] <= 15
-
-
-def _join_fragments(
-    instance: Instance, starts: list[int], spans: list[int], streams: list[bool], cut: bool
-) -> tuple[list[int], list[int]]:
-    """Join the fragments of frames: those that begin a codestream begin a frame."""
-    begins = [i for i, begin in enumerate(streams) if begin] if instance.frames > 1 else [0]
-    expected = len(begins) <= instance.frames if cut else len(begins) == instance.frames
-    if not expected or begins[:1] != [0]:
-        raise CorruptFrameError(
-            f"{instance.uri}: {len(starts)} fragments hold {instance.frames} frames, no offset table says which belong "
-            "together, and their first bytes do not tell"
-        )
-    ends = [*begins[1:], len(starts)]
-    return [starts[i] for i in begins], [sum(spans[i:j]) for i, j in zip(begins, ends, strict=True)]

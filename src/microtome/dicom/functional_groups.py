@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from microtome.dicom.part10 import _ITEM, _ITEM_END, _LONG_VRS, _SEQUENCE_END, UNDEFINED, Encoding
+from microtome.dicom.elements import ITEM, ITEM_END, LONG_VRS, SEQUENCE_END, UNDEFINED, Encoding
 from microtome.errors import CorruptHeaderError
 
 __all__ = ["FramePositions", "parse_positions"]
@@ -84,7 +84,7 @@ class _Parser:
         group, number, vr, length = self._short(self.data, pos)
         if group == 0xFFFE:
             return group << 16 | number, self._long(self.data, pos + 4)[0], pos + 8
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             return group << 16 | number, self._long(self.data, pos + 8)[0], pos + 12
         return group << 16 | number, length, pos + 8
 
@@ -102,7 +102,7 @@ class _Parser:
             raise CorruptHeaderError(f"{self.uri}: functional groups are nested more than 32 deep")
         while pos < limit:
             tag, length, value = self.element(pos)
-            if tag in (_SEQUENCE_END, _ITEM_END):
+            if tag in (SEQUENCE_END, ITEM_END):
                 return value
             pos = value + length if length != UNDEFINED else self.skip(value, limit, depth + 1)
         return pos
@@ -152,9 +152,9 @@ def parse_positions(data: bytes, enc: Encoding, frames: int, uri: str) -> FrameP
     try:
         while pos < limit:
             tag, length, value = parser.element(pos)
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 break
-            if tag != _ITEM or index >= frames:
+            if tag != ITEM or index >= frames:
                 raise CorruptHeaderError(f"{uri}: functional group {index + 1} of {frames} frames is damaged")
             pos = _parse_frame(
                 parser, value, parser.end(length, value, limit), index, row, column, z, path, paths, found
@@ -185,17 +185,17 @@ def _parse_frame(
     element = parser.element
     while pos < limit:
         tag, length, value = element(pos)
-        if tag == _ITEM_END:
+        if tag == ITEM_END:
             return value
         if tag in (_PLANE_POSITION, _OPTICAL_PATH) or (tag == _PIXEL_MEASURES and "spacing" not in found):
             stop = parser.end(length, value, limit)
             inner = value
             while inner < stop:
                 tag, n, v = element(inner)
-                if tag in (_ITEM, _ITEM_END):  # step into the only item, and out of it
+                if tag in (ITEM, ITEM_END):  # step into the only item, and out of it
                     inner = v
                     continue
-                if tag == _SEQUENCE_END:
+                if tag == SEQUENCE_END:
                     inner = v
                     break
                 if tag == _ROW:

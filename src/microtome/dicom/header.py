@@ -17,6 +17,7 @@ from microtome.dicom.part10 import read_outline
 from microtome.errors import CorruptHeaderError, NotASlideError
 from microtome.model import FrameFormat, OpticalPath, PixelSpacing
 from microtome.storage import Source
+from microtome.storage.reading_ahead import ReadingAhead
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -41,13 +42,19 @@ def read_instance(source: Source) -> Instance:
     CorruptHeaderError
         Attributes that pixels cannot do without are missing or contradict each other.
     """
-    outline = read_outline(source)
+    ahead = ReadingAhead(source) if source.remote else None
+    outline = read_outline(ahead or source)
     record = FileRecord(outline)
     pixel_data = outline.pixel_data
     lacks = "" if pixel_data else "ends before its pixels begin" if outline.truncated else "has no pixel data"
     swapped = outline.encoding.big_endian and pixel_data is not None and pixel_data.vr == b"OW"
     syntax = outline.transfer_syntax
-    return make_instance(record.dataset(), record, syntax, record.positions, lacks=lacks, swapped_words=swapped)
+    instance = make_instance(record.dataset(), record, syntax, record.positions, lacks=lacks, swapped_words=swapped)
+    if ahead is not None:
+        if pixel_data is not None:
+            ahead.read(pixel_data.offset, 8)  # says whether an offset table follows, and may lie behind what was read
+        ahead.keep(*outline.tables(instance.frames))
+    return instance
 
 
 def make_instance(

@@ -33,11 +33,16 @@ class FrameSource(Protocol):
     """Whether a read costs a round trip: then few large reads beat many small ones."""
     lists: bool
     """Whether one read takes any frames; else only neighbours."""
+    frame_bytes: int
+    """Bytes of an encoded frame, about; 0 where that is not known."""
 
-    def payloads(self, frames: list[int]) -> tuple[list[bytes | memoryview | None], list[str] | None]:
+    def payloads(
+        self, frames: list[int], once: bool = False
+    ) -> tuple[list[bytes | memoryview | None], list[str] | None]:
         """Return the bytes of each frame, None for one that is missing; and the transfer syntax of each.
 
-        The syntaxes are None where they are all that of the instance's format.
+        The syntaxes are None where they are all that of the instance's format. With ``once``, frames of a file are not
+        put into the frame cache: they are part of more than it holds.
         """
         ...
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from microtome.dicom.dataset import lenient
-from microtome.dicom.part10 import _MAX_DEPTH
+from microtome.dicom.elements import MAX_DEPTH
 from microtome.errors import CorruptHeaderError, OptionError
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _bulk_uris(item: dict[str, Any], wanted: frozenset[int], where: str, depth: 
 
 
 def _check_depth(depth: int, where: str) -> None:
-    if depth > _MAX_DEPTH:
-        raise CorruptHeaderError(f"{where}: sequences are nested more than {_MAX_DEPTH} deep")
+    if depth > MAX_DEPTH:
+        raise CorruptHeaderError(f"{where}: sequences are nested more than {MAX_DEPTH} deep")
 
 
 def _as_list(value: Any) -> list[Any]:

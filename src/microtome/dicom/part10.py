@@ -11,57 +11,37 @@ import zlib
 from dataclasses import dataclass, field
 
 from microtome import config
+from microtome.dicom.elements import (
+    LONG_VRS,
+    SHORT_VRS,
+    UNDEFINED,
+    Element,
+    Encoding,
+    EndOfFileError,
+    Window,
+    end_of_first_item,
+    end_of_value,
+    read_header,
+)
 from microtome.errors import CorruptHeaderError, NotASlideError
 from microtome.storage import BytesSource, Source
 
-__all__ = ["DEFLATED", "Element", "Encoding", "Outline", "read_outline"]
+__all__ = ["DEFLATED", "Outline", "read_outline"]
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _IMPLICIT = "1.2.840.10008.1.2"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-
-UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT_VRS = frozenset(
-    vr.encode()
-    for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-)
-_MAX_DEPTH = 32
 
 PIXEL_DATA = 0x7FE00010
 _OTHER_PIXEL_DATA = {0x7FE00008: "Float Pixel Data", 0x7FE00009: "Double Float Pixel Data"}
 EXTENDED_OFFSETS, EXTENDED_LENGTHS = 0x7FE00001, 0x7FE00002
 PER_FRAME_GROUPS = 0x52009230
 _LOCATED = frozenset((EXTENDED_OFFSETS, EXTENDED_LENGTHS, PER_FRAME_GROUPS))
+_NUMBER_OF_FRAMES = 0x00280008
+_TABLES_BEHIND = {PER_FRAME_GROUPS: 16, EXTENDED_OFFSETS: 8}
+"""Bytes a frame of the offset tables that may follow an element."""
 MAX_KEPT = 8 << 20
 """An element longer than this is located only: no metadata of ours is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a data set is written: explicit or implicit VR, byte order."""
-
-    implicit: bool = False
-    big_endian: bool = False
-
-    @property
-    def order(self) -> str:
-        """Prefix for `struct` formats."""
-        return ">" if self.big_endian else "<"
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """Where the value of an element is.
-
-    ``length`` is 0xFFFFFFFF for encapsulated pixel data, and the real length for everything else.
-    """
-
-    tag: int
-    vr: bytes
-    offset: int
-    length: int
 
 
 @dataclass(slots=True)
@@ -83,93 +63,18 @@ class Outline:
     truncated: bool = False
     """Whether the file ends in the middle of an element."""
 
+    def tables(self, frames: int) -> tuple[int, int]:
+        """Return the range of bytes that the offset tables of so many frames are in; an empty one where none are."""
+        pixel_data = self.pixel_data
+        if pixel_data is None or self.is_native:
+            return 0, 0
+        offsets = self.located.get(EXTENDED_OFFSETS)
+        return offsets.offset if offsets else pixel_data.offset, pixel_data.offset + 8 + 4 * frames
 
-class _EndOfFileError(Exception):
-    pass
-
-
-class _Window:
-    """A part of the file in memory that moves forward as the walk does."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.step = 1 << 18 if source.remote else 1 << 15
-        self.base = 0
-        self.data = source.read(0, self.step)
-
-    def need(self, offset: int, length: int) -> int:
-        """Make ``length`` bytes at ``offset`` available; return their place in `data`."""
-        start = offset - self.base
-        if start >= 0 and start + length <= len(self.data):
-            return start
-        if offset + length > self.source.size:
-            raise _EndOfFileError
-        self.step = min(self.step * 2, 4 << 20)
-        kept = self.data[start:] if 0 <= start < len(self.data) else b""
-        more = max(length, self.step) - len(kept)
-        self.data = kept + self.source.read(offset + len(kept), more)
-        self.base = offset
-        if len(self.data) < length:
-            raise _EndOfFileError
-        return 0
-
-    def bytes(self, offset: int, length: int) -> bytes:
-        start = self.need(offset, length)
-        return self.data[start : start + length]
-
-
-def _header(window: _Window, pos: int, enc: Encoding) -> tuple[int, bytes, int, int]:
-    """Return tag, VR, length and offset of the value of the element at ``pos``."""
-    start = window.need(pos, 8)
-    data = window.data
-    if enc.implicit:
-        group, number, length = struct.unpack_from(enc.order + "HHI", data, start)
-        return group << 16 | number, b"", length, pos + 8
-    group, number, vr, length = struct.unpack_from(enc.order + "HH2sH", data, start)
-    tag = group << 16 | number
-    if group == 0xFFFE:  # items and delimiters have no VR, PS3.5 7.5
-        (length,) = struct.unpack_from(enc.order + "I", data, start + 4)
-        return tag, b"", length, pos + 8
-    if vr in _LONG_VRS:
-        start = window.need(pos + 8, 4)
-        (length,) = struct.unpack_from(enc.order + "I", window.data, start)
-        return tag, vr, length, pos + 12
-    if vr not in _SHORT_VRS and not vr.isalpha():
-        raise CorruptHeaderError(
-            f"{window.source.uri}: at byte {pos}, element ({group:04X},{number:04X}) has the value representation "
-            f"{vr!r}, which does not exist; the file is damaged, or written under another transfer syntax than stated"
-        )
-    return tag, vr, length, pos + 8
-
-
-def _skip_items(window: _Window, pos: int, enc: Encoding, depth: int = 0) -> int:
-    """Return where the sequence of undefined length that begins at ``pos`` ends."""
-    if depth > _MAX_DEPTH:
-        raise CorruptHeaderError(f"{window.source.uri}: sequences are nested more than {_MAX_DEPTH} deep at byte {pos}")
-    while True:
-        tag, _, length, value = _header(window, pos, enc)
-        if tag == _SEQUENCE_END:
-            return value
-        if tag != _ITEM:
-            raise CorruptHeaderError(
-                f"{window.source.uri}: at byte {pos} a sequence item is due, and ({tag >> 16:04X},{tag & 0xFFFF:04X}) "
-                "is there; the file is damaged"
-            )
-        pos = value + length if length != UNDEFINED else _skip_elements(window, value, enc, depth)
-
-
-def _skip_elements(window: _Window, pos: int, enc: Encoding, depth: int) -> int:
-    """Return where the item of undefined length whose first element is at ``pos`` ends."""
-    while True:
-        tag, vr, length, value = _header(window, pos, enc)
-        if tag == _ITEM_END:
-            return value
-        pos = value + length if length != UNDEFINED else _skip_items(window, value, _nested(enc, vr), depth + 1)
-
-
-def _nested(enc: Encoding, vr: bytes) -> Encoding:
-    # An element of unknown VR and undefined length is a sequence in implicit little endian, PS3.5 6.2.2.
-    return Encoding(implicit=True) if vr == b"UN" else enc
+    @property
+    def is_native(self) -> bool:
+        """Whether pixels are stored as they are, rather than encapsulated."""
+        return self.pixel_data is not None and self.pixel_data.length != UNDEFINED
 
 
 def read_outline(source: Source) -> Outline:
@@ -184,7 +89,7 @@ def read_outline(source: Source) -> Outline:
     CorruptHeaderError
         It is, and is damaged; or it inflates to more than ``config.get().inflate_bytes``.
     """
-    window = _Window(source)
+    window = Window(source)
     head = window.data
     outline = Outline(source, "", Encoding(), b"")
     if head[128:132] == b"DICM":
@@ -197,12 +102,12 @@ def read_outline(source: Source) -> Outline:
     try:
         pos = _read_meta(window, pos, outline)
         if outline.transfer_syntax == DEFLATED:
-            window = _Window(_inflate(source, pos))
+            window = Window(_inflate(source, pos))
             outline.source = window.source
             pos = 0
         outline.encoding = _encoding(window, pos, outline.transfer_syntax)
         _walk(window, pos, outline)
-    except _EndOfFileError:
+    except EndOfFileError:
         outline.truncated = True
     return outline
 
@@ -218,31 +123,31 @@ def _plausible(head: bytes) -> bool:
     return False
 
 
-def _read_meta(window: _Window, pos: int, outline: Outline) -> int:
+def _read_meta(window: Window, pos: int, outline: Outline) -> int:
     """Read the file meta information (PS3.10 7.1), always explicit little endian; return where the data set begins."""
     enc = Encoding()
     while window.source.size > pos:
         start = window.need(pos, 2)
         if window.data[start : start + 2] != b"\x02\x00":
             break
-        tag, _, length, value = _header(window, pos, enc)
+        tag, _, length, value = read_header(window, pos, enc)
         if tag == 0x00020010 and length < 256:
             outline.transfer_syntax = window.bytes(value, length).rstrip(b"\0 ").decode("ascii", "replace")
         pos = value + length
     return pos
 
 
-def _encoding(window: _Window, pos: int, transfer_syntax: str) -> Encoding:
+def _encoding(window: Window, pos: int, transfer_syntax: str) -> Encoding:
     if transfer_syntax == _BIG_ENDIAN:
         return Encoding(big_endian=True)
     start = window.need(pos, 8)
     group, _, vr = struct.unpack_from("<HH2s", window.data, start)
     if not transfer_syntax:
         if group > 0xFF and group >> 8 in (2, 8):
-            return Encoding(big_endian=True, implicit=vr not in _LONG_VRS | _SHORT_VRS)
-        return Encoding(implicit=vr not in _LONG_VRS | _SHORT_VRS)
+            return Encoding(big_endian=True, implicit=vr not in LONG_VRS | SHORT_VRS)
+        return Encoding(implicit=vr not in LONG_VRS | SHORT_VRS)
     # Writers exist that state one of the two and write the other; the first element tells which it is.
-    return Encoding(implicit=vr not in _LONG_VRS | _SHORT_VRS or (transfer_syntax == _IMPLICIT and not vr.isalpha()))
+    return Encoding(implicit=vr not in LONG_VRS | SHORT_VRS or (transfer_syntax == _IMPLICIT and not vr.isalpha()))
 
 
 def _inflate(source: Source, pos: int) -> BytesSource:
@@ -273,25 +178,39 @@ def _inflate(source: Source, pos: int) -> BytesSource:
     return BytesSource(b"".join(pieces), source.uri)
 
 
-def _walk(window: _Window, pos: int, outline: Outline) -> None:
+def _walk(window: Window, pos: int, outline: Outline) -> None:
     """Walk the elements of the data set up to the pixels, keeping or locating each."""
     enc = outline.encoding
     kept: list[bytes] = []
+    frames = 0
     try:
         while pos < window.source.size:
-            tag, vr, length, value = _header(window, pos, enc)
+            tag, vr, length, value = read_header(window, pos, enc)
             if tag == PIXEL_DATA:
                 outline.pixel_data = Element(tag, vr, value, length)
                 break
             if tag in _OTHER_PIXEL_DATA:
                 raise NotASlideError(f"{window.source.uri}: holds {_OTHER_PIXEL_DATA[tag]}, which is no slide's")
-            end = value + length if length != UNDEFINED else _skip_items(window, value, _nested(enc, vr))
+            if tag in _LOCATED:
+                _announce(window, tag, vr, length, value, enc, frames)
+            end = end_of_value(window, vr, length, value, enc)
             if end > window.source.size:
-                raise _EndOfFileError
+                raise EndOfFileError
             if tag in _LOCATED or end - pos > MAX_KEPT:
                 outline.located[tag] = Element(tag, vr, value, end - value)
             else:
                 kept.append(window.bytes(pos, end - pos))
+                if tag == _NUMBER_OF_FRAMES:
+                    text = kept[-1][value - pos :].strip(b"\0 ")
+                    frames = int(text) if text.isdigit() and len(text) < 10 else 0
             pos = end
     finally:
         outline.kept = b"".join(kept)
+
+
+def _announce(window: Window, tag: int, vr: bytes, length: int, value: int, enc: Encoding, frames: int) -> None:
+    """Tell the window how far the header goes, as soon as it shows: of a remote file the rest is then one read."""
+    if length == UNDEFINED:
+        # Its items, one a frame, are about as long as the first one is.
+        length = (end_of_first_item(window, vr, value, enc) - value) * frames * 17 // 16
+    window.announce(value + length + _TABLES_BEHIND.get(tag, 0) * frames)

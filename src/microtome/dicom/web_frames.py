@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,7 @@ class _StreamSource:
 
     remote = False
     identity = ""
+    key: Hashable = ()
 
     def __init__(self, chunks: Iterator[bytes], uri: str) -> None:
         self.uri = uri
@@ -141,6 +142,7 @@ class WebFrames:
 
     remote = True
     lists = True
+    frame_bytes = 0
 
     def __init__(self, instance: Instance, record: WebRecord) -> None:
         self.uri = record.uri
@@ -162,7 +164,7 @@ class WebFrames:
             rendered=self._rendered,
         )
 
-    def payloads(self, frames: list[int]) -> tuple[list[bytes | memoryview | None], list[str]]:
+    def payloads(self, frames: list[int], once: bool = False) -> tuple[list[bytes | memoryview | None], list[str]]:
         """Return the bytes of each frame, None for one that the server does not have, and how each is encoded."""
         got = self._frames.get([frame + 1 for frame in frames])
         payloads: list[bytes | memoryview | None] = []

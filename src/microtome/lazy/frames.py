@@ -58,7 +58,15 @@ class InstanceReader:
             self._decoders[transfer_syntax] = decoder
         return decoder
 
-    def paste(self, unit: Unit, canvas: Canvas, fill: Pixels | None, share: bool = True, keep: bool = False) -> None:
+    def paste(
+        self,
+        unit: Unit,
+        canvas: Canvas,
+        fill: Pixels | None,
+        share: bool = True,
+        keep: bool = False,
+        once: bool = False,
+    ) -> None:
         """Read, decode and paste the frames of a unit.
 
         Parameters
@@ -73,6 +81,8 @@ class InstanceReader:
             Whether frames may be pasted in any order, by several threads.
         keep
             Whether decoded frames are kept that are pasted in part.
+        once
+            Whether the unit is part of a read of more than the frame cache holds.
         """
         settings = config.get()
         kept = kept_bytes(keep) if share else 0  # kept frames come first, which is no order
@@ -80,7 +90,7 @@ class InstanceReader:
             unit = self._paste_decoded(unit, canvas)
             if not unit.frames:
                 return
-        payloads, syntaxes = self.source.payloads(unit.frames)
+        payloads, syntaxes = self.source.payloads(unit.frames, once)
         frames = list(zip(unit.frames, unit.jobs, payloads, syntaxes or repeat(None), strict=False))
 
         def paste(some: Sequence[Encoded]) -> None:

@@ -26,8 +26,10 @@ __all__ = ["Grouping", "Job", "Plan", "PointJob", "Unit", "plan_points", "plan_r
 
 LOCAL_RUN = 8
 """Frames in one read of a local file: enough to save calls, few enough to share work between threads."""
-REMOTE_RUN = 64
-"""Frames that are asked of a remote file together."""
+REMOTE_BYTES = 4 << 20
+"""Bytes of frames that are asked of a remote file together, about: they take about as long as a request waits."""
+REMOTE_RUN = 1024
+"""Such frames, at the most."""
 REMOTE_GAP = 4
 """Frames between two of these: they are worth reading over where they are small."""
 LIST_LEAST = 32

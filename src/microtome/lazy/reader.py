@@ -21,6 +21,7 @@ from microtome.lazy.frames import InstanceReader, threads_for
 from microtome.lazy.plan import (
     LISTS_ABREAST,
     LOCAL_RUN,
+    REMOTE_BYTES,
     REMOTE_GAP,
     REMOTE_RUN,
     Grouping,
@@ -154,9 +155,10 @@ class LevelReader:
         files = self.files
         # Overlapping tiles are pasted in order of their frames, whatever the number of threads.
         share = not plan.overlapping
+        once = plan.frames * files[0][0].source.frame_bytes > config.get().frame_cache_bytes
 
         def work(unit: Unit) -> None:
-            files[unit.matrix][unit.part].paste(unit, canvas, fill, share, keep)
+            files[unit.matrix][unit.part].paste(unit, canvas, fill, share, keep, once)
 
         units = plan.units
         if len(units) == 1:
@@ -189,7 +191,8 @@ def _grouping(reader: InstanceReader) -> Grouping:
     if not reader.source.remote:
         return Grouping(LOCAL_RUN)
     if not reader.source.lists:
-        return Grouping(REMOTE_RUN, gap=REMOTE_GAP)
+        run = REMOTE_BYTES // max(1, reader.source.frame_bytes)
+        return Grouping(max(1, min(run, REMOTE_RUN)), gap=REMOTE_GAP)
     settings = config.get()
     most = max(1, LARGEST_LIST // max(1, reader.instance.format.native_bits // 8))
     return Grouping(min(settings.frames_per_request, most), True, min(LISTS_ABREAST, settings.requests_per_server))

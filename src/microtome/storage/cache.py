@@ -179,15 +179,22 @@ class FrameCache:
         with self._lock:
             return {key for key in keys if key in self._frames or key in self._flights}
 
-    def deliver(self, frames: Mapping[Hashable, EncodedFrame], flights: Mapping[Hashable, Flight]) -> None:
-        """Store frames that were fetched, and hand them to those who wait for the flights that were claimed."""
+    def deliver(
+        self, frames: Mapping[Hashable, EncodedFrame], flights: Mapping[Hashable, Flight], keep: bool = True
+    ) -> None:
+        """Store frames that were fetched, and hand them to those who wait for the flights that were claimed.
+
+        Without ``keep`` they are handed over only: those of a read that is larger than the cache would push out all
+        that is in it, and each other.
+        """
         limit = config.get().frame_cache_bytes
         evicted = 0
         with self._lock:
             for key, frame in frames.items():
                 if self._flights.get(key) is flights[key]:
                     del self._flights[key]
-                evicted += self._frames.put(key, frame, len(frame.data) + _OVERHEAD, limit)
+                if keep:
+                    evicted += self._frames.put(key, frame, len(frame.data) + _OVERHEAD, limit)
             self._count(received=sum(len(f.data) for f in frames.values()), evicted=evicted)
         for flight in set(flights.values()):
             flight.land({key: frame for key, frame in frames.items() if flights[key] is flight})

@@ -10,8 +10,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from microtome.errors import ProtocolError, SlideChangedError
-from microtome.storage.filesystems import is_a
-from microtome.storage.http_answers import HttpAnswer, mark_of, refused, time_limit
+from microtome.storage.filesystems import is_a, time_limit
+from microtome.storage.http_answers import HttpAnswer, mark_of, refused
 from microtome.storage.refusals import Failure, RefusedError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _range(wanted: Wanted) -> dict[str, str]:
 
 async def _of_http(fs: Any, wanted: Wanted) -> bytes:
     async with HttpAnswer(fs, "GET", wanted.path, _range(wanted)) as answer:
-        return await _checked(answer, wanted, mark_of(answer.headers))
+        return await _checked(answer, wanted, mark_of(answer.headers, wanted.mark))
 
 
 async def _of_gcs(fs: Any, headers: dict[str, str], wanted: Wanted) -> bytes:

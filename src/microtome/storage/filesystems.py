@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microtome import config
@@ -13,8 +14,9 @@ from microtome.storage.forks import renew_in_forks
 from microtome.storage.refusals import Failure, attempt
 from microtome.storage.uri import chain, display_uri, names_file, scheme
 
-__all__ = ["filesystem", "is_a", "of_this_process"]
+__all__ = ["filesystem", "is_a", "of_this_process", "time_limit"]
 
+_WEB = ("http", "https")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
 
 
@@ -45,22 +47,26 @@ def filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
         missing = _missing(name)
         if missing:
             raise MissingDependencyError(f"{shown}: {missing}")
-    options = dict(storage_options)
-    for name in {"s3", "s3a"}.intersection(schemes):
-        inner = options if name == schemes[0] else options.setdefault(name, {})
-        if isinstance(inner, Mapping) and "config_kwargs" not in inner:
-            patched = {**inner, "config_kwargs": _of_botocore()}
-            options = patched if inner is options else {**options, name: patched}
+    options = _with_time_limits(storage_options, schemes)
     for value in _tokens(options):
         if names_file(value) and not os.path.exists(os.path.expanduser(value)):
             raise OptionError(f"{shown}: storage_options name a file of credentials that is not here")
-    made = attempt(lambda: fsspec.core.url_to_fs(uri, **options))
-    if isinstance(made, Failure):
-        raise made.error(shown)
+    inside = {name: value for name, value in options.items() if name in schemes[1:]}
+    made: tuple[Any, Any] | Failure = None, ""
+    # From the inside out: what it is in is read where a filesystem is made.
+    for part, given in ([("::".join(chain(uri)[1:]), inside)] if len(schemes) > 1 else []) + [(uri, options)]:
+        made = attempt(functools.partial(fsspec.core.url_to_fs, part, **_copy(given)))
+        if isinstance(made, Failure):
+            raise made.error(shown)
+        _used.here.add(made[0])
+        _try_once(made[0])
     fs, path = made
-    _used.here.add(fs)
-    _wait_no_longer(fs)
     return fs, str(path)
+
+
+def _copy(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that fsspec may put others to, as it does."""
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in options.items()}
 
 
 def _tokens(options: Mapping[str, Any]) -> list[str]:
@@ -84,8 +90,26 @@ def _missing(name: str) -> str:
     return ""
 
 
+def _with_time_limits(storage_options: Mapping[str, Any], schemes: Sequence[str]) -> dict[str, Any]:
+    """Return options of filesystems that give up when others do.
+
+    They are those of filesystems of ours alone: fsspec shares one between all who use the same options.
+    """
+    options = dict(storage_options)
+    for number, name in enumerate(schemes):
+        inner = options if number == 0 else dict(options.get(name, {}))
+        if name in ("s3", "s3a"):
+            inner.setdefault("config_kwargs", _of_botocore())
+        elif name in ("gs", "gcs"):
+            inner.setdefault("requests_timeout", time_limit())
+        elif name in _WEB and number > 0:  # else requests are ours
+            inner["client_kwargs"] = {"timeout": time_limit(), **inner.get("client_kwargs", {})}
+        if number > 0 and inner:
+            options[name] = inner
+    return options
+
+
 def _of_botocore() -> dict[str, Any]:
-    """Return settings in place of botocore's own, which tries five times each time that others try."""
     seconds = config.get().http_timeout
     return {
         "connect_timeout": min(seconds, 10),
@@ -95,15 +119,22 @@ def _of_botocore() -> dict[str, Any]:
     }
 
 
-def _wait_no_longer(fs: Any) -> None:
-    """Have a filesystem give up as early as others do, and leave it to us to try again."""
+def time_limit() -> Any:
+    """Return the time limit of aiohttp: none for the whole answer, only for silence."""
+    import aiohttp
+
+    seconds = config.get().http_timeout
+    return aiohttp.ClientTimeout(total=None, sock_connect=min(seconds, 10), sock_read=seconds)
+
+
+def _try_once(fs: Any) -> None:
+    """Leave it to us to try again: filesystems wait for other things, and for longer, each time that we try."""
     if is_a(fs, "S3FileSystem"):
         fs.retries = 1
-    elif is_a(fs, "GCSFileSystem") and fs.requests_timeout is None:
-        import aiohttp
-
-        seconds = config.get().http_timeout
-        fs.requests_timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(seconds, 10), sock_read=seconds)
+    elif is_a(fs, "GCSFileSystem"):
+        once = getattr(type(fs)._request, "__wrapped__", None)
+        if once is not None:
+            fs._request = once.__get__(fs)
 
 
 def is_a(fs: Any, name: str) -> bool:
@@ -148,5 +179,5 @@ def of_this_process(fs: Any, pid: int) -> Any:
     if isinstance(made, Failure):
         raise made.error(type(fs).__name__)
     _used.here.add(made)
-    _wait_no_longer(made)
+    _try_once(made)
     return made

@@ -7,19 +7,23 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from microtome import config
 from microtome.storage.dicomweb.address import origin, same_origin
 from microtome.storage.dicomweb.words import words_of
+from microtome.storage.filesystems import time_limit
 from microtome.storage.refusals import Failure, RefusedError, of_status
 from microtome.storage.retrying import retry_after
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-__all__ = ["HttpAnswer", "is_page", "mark_of", "plain_tag", "refused", "time_limit"]
+__all__ = ["HttpAnswer", "is_date", "is_page", "mark_of", "mark_of_store", "plain_tag", "refused"]
 
 MAX_REDIRECTS = 5
 _ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
+_MARKS = (
+    "generation", "ETag", "etag", "md5Hash", "md5", "CRC", "mtime", "LastModified", "Last-Modified", "last_modified",
+    "updated", "created", "date_time",
+)  # fmt: skip
 _PAGES = ("text/html", "application/xhtml+xml")
 _WORDS = 4 << 10
 """Bytes of an error page that are read."""
@@ -69,17 +73,24 @@ class HttpAnswer:
         self._response.release()  # which ends the connection if there is more to come
 
 
-def time_limit() -> Any:
-    """Return the time limit of aiohttp: none for the whole answer, only for silence."""
-    import aiohttp
+def mark_of(headers: Mapping[str, str], like: str = "") -> str:
+    """Return what changes when a file changes: its ETag, else its time of modification, else nothing.
 
-    seconds = config.get().http_timeout
-    return aiohttp.ClientTimeout(total=None, sock_connect=min(seconds, 10), sock_read=seconds)
-
-
-def mark_of(headers: Mapping[str, str]) -> str:
-    """Return what changes when a file changes: its ETag, else its time of modification, else nothing."""
+    To be compared with another mark, ``like``, it must be of the same kind.
+    """
+    if like:
+        return headers.get("Last-Modified", "") if is_date(like) else plain_tag(headers.get("ETag", ""))
     return plain_tag(headers.get("ETag", "")) or headers.get("Last-Modified", "")
+
+
+def mark_of_store(info: Mapping[str, Any]) -> str:
+    """Return what changes when a file changes, of what a filesystem says of it."""
+    return plain_tag(next((str(info[key]) for key in _MARKS if info.get(key)), ""))
+
+
+def is_date(mark: str) -> bool:
+    """Tell whether a mark is a time of modification, of which others may have the same."""
+    return mark.endswith(" GMT")
 
 
 def plain_tag(tag: str) -> str:

@@ -46,6 +46,12 @@ class ReadingAhead:
         self._goal = 0
         self._ahead = True
 
+    @property
+    def end(self) -> int:
+        """Up to where bytes are here."""
+        start, data = self._held
+        return start + len(data)
+
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; fewer where the file ends first."""
         stop = min(offset + length, self.size)

@@ -8,16 +8,19 @@ import time
 import weakref
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NoReturn
 
 from microtome import config
+from microtome.errors import OptionError
 from microtome.storage import limits
 from microtome.storage.fetching import Wanted, fetch
 from microtome.storage.filesystems import is_a, of_this_process
 from microtome.storage.forks import renew_in_forks
+from microtome.storage.http_answers import is_date
 from microtome.storage.refusals import Failure, attempt
 from microtome.storage.retrying import LONGEST_WAIT, backoff
-from microtome.storage.uri import server_name
+from microtome.storage.uri import display_uri, server_name
 from microtome.storage.workers import Workers
 
 __all__ = ["FsspecSource", "asked", "place"]
@@ -109,9 +112,12 @@ class FsspecSource:
     def __init__(self, fs: Any, path: str, size: int, uri: str, shown: str, mark: str = "") -> None:
         self.uri = shown
         self.size = size
-        # A signature in a query is another one each time.
-        endpoint = str(fs.storage_options.get("endpoint_url") or "")
-        self.identity = f"{shown}|{endpoint}|{size}|{mark}" if mark else ""
+        # A signature in a query is another one each time. What is not shown may tell files apart that were written in
+        # the same second.
+        name = uri if is_date(mark) else display_uri(uri)
+        endpoint = fs.storage_options.get("endpoint_url") or ""
+        told = repr((name, endpoint, size, mark)).encode()
+        self.identity = blake2b(told, digest_size=20).hexdigest() if mark else ""
         # Without a mark the same name may soon be another file, of which nothing is known that was learnt before.
         self.key: Hashable = (getattr(fs, "_fs_token", id(fs)), path, size, mark) if mark else (path, object())
         self._server = server_name(uri)
@@ -119,6 +125,9 @@ class FsspecSource:
         self._pid = os.getpid()
         self._path = path
         self._mark = mark
+
+    def __reduce__(self) -> NoReturn:
+        raise OptionError(f"{self.uri}: an open file does not leave this process; what was opened does, by its recipe")
 
     def _filesystem(self) -> Any:
         if self._pid != os.getpid():

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from microtome.errors import NotOnServerError, RequestError, SlideNotFoundError
 from microtome.storage.filesystems import filesystem, is_a
-from microtome.storage.http_answers import plain_tag
+from microtome.storage.http_answers import mark_of_store
 from microtome.storage.refusals import Failure, RefusedError
 from microtome.storage.remote import asked
 from microtome.storage.uri import chain, display_uri, server_name
@@ -22,8 +22,6 @@ from microtome.storage.workers import Workers
 
 __all__ = ["Found", "list_remote"]
 
-_MARKS = ("generation", "ETag", "etag", "md5Hash", "md5", "CRC", "mtime", "LastModified", "last_modified", "updated",
-          "created", "date_time")  # fmt: skip
 _MAGIC = re.compile(r"[*?[]")
 DEEPEST = 32
 """Folders below folders on a web server, which may lead back to where they began."""
@@ -69,12 +67,12 @@ def list_remote(uri: str, storage_options: Mapping[str, Any]) -> Iterator[Found]
     found: Iterator[Found]
     try:
         fs, path = filesystem(uri, storage_options)
-        inner = fs.fs if is_a(fs, "CachingFileSystem") else fs
+        inner = fs.fs if is_a(fs, "CachingFileSystem") else fs  # copies are made of what is read
         if is_a(inner, "HTTPFileSystem"):
             outer = "" if inner is fs else _around(uri, path)[0]
             found = (f._replace(fs=fs, uri=f"{outer}{f.uri}") for f in _of_web(inner, path, where, server))
         else:
-            found = _of_store(fs, path, uri, where, server)
+            found = (f._replace(fs=fs) for f in _of_store(inner, path, uri, where, server))
         any_file = False
         for file in found:
             if file.size:
@@ -106,7 +104,7 @@ def _of_store(fs: Any, path: str, uri: str, where: str, server: str) -> Iterator
             continue
         name = str(info["name"])
         part = name if "://" in name else f"{before}{name}"
-        yield Found(fs, name, f"{outer}{part}{after}", int(info["size"]), _mark(info))
+        yield Found(fs, name, f"{outer}{part}{after}", int(info["size"]), mark_of_store(info))
 
 
 def _infos(fs: Any, path: str, is_folder: bool) -> list[dict[str, Any]]:
@@ -114,10 +112,22 @@ def _infos(fs: Any, path: str, is_folder: bool) -> list[dict[str, Any]]:
     if _MAGIC.search(path):
         return _matching(fs, path, is_folder)
     if not is_folder and "." in path.rpartition("/")[2]:
-        info = fs.info(path)
+        info = _one(fs, path)
         if info.get("type") == "file":
             return [info]
     return list(fs.find(path, detail=True).values())
+
+
+def _one(fs: Any, path: str) -> dict[str, Any]:
+    """Return what a store says of a path."""
+    from fsspec.asyn import sync
+
+    if not is_a(fs, "GCSFileSystem"):
+        return dict(fs.info(path))
+    try:
+        return dict(sync(fs.loop, fs._get_object, path))  # its `info` asks up to three times
+    except FileNotFoundError:
+        return {}
 
 
 def _matching(fs: Any, pattern: str, is_folder: bool) -> list[dict[str, Any]]:
@@ -149,10 +159,6 @@ def _matches(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern) and (not name.startswith(".") or pattern.startswith("."))
 
 
-def _mark(info: Mapping[str, Any]) -> str:
-    return plain_tag(next((str(info[key]) for key in _MARKS if info.get(key)), ""))
-
-
 def _around(uri: str, path: str) -> tuple[str, str, str]:
     """Return the parts of a URL before the one with the path, what stands before the path in that, and the rest."""
     parts = chain(uri)
@@ -178,10 +184,11 @@ def _of_web(fs: Any, url: str, where: str, server: str) -> Iterator[Found]:
     elif not address.path.endswith("/"):
         told: About = asked(lambda: about(fs, url), where, server)
         moved = urlsplit(told.url)
-        if not (told.is_page and moved[:2] == address[:2] and moved.path == f"{address.path}/"):
+        is_folder = moved[:2] == address[:2] and moved.path == f"{address.path}/"
+        if not told.is_page or not (is_folder or "." not in address.path.rpartition("/")[2]):
             yield _web_file(fs, url, told, where)
             return
-        address = address._replace(path=moved.path)
+        address = address._replace(path=f"{address.path}/")
     files = _files_of_pages(fs, urlunsplit(address), server, deep=not pattern)
     if pattern:
         files = [file for file in files if _matches(pattern, unquote(urlsplit(file).path.rpartition("/")[2]))]

@@ -26,6 +26,10 @@ _DIGEST = 32
 _SUFFIX = ".index"
 LARGEST = 256 << 20
 """Bytes of a file at the most: twelve for each of twenty million frames."""
+_LEAST = 4096
+"""Bytes that a file takes on a disk, however few are in it."""
+_SHARE = 32
+"""The folder is looked through once for so many parts of its limit that are written, on average."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -74,7 +78,9 @@ def store(identity: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _make_room(folder)
+        # Many files are written by many processes: each time to list them all would take longer with every one.
+        if secrets.randbelow(config.get().cache_dir_bytes) < max(len(body), _LEAST) * _SHARE:
+            _make_room(folder)
 
 
 def remove(identity: str) -> None:
@@ -106,7 +112,7 @@ def _make_room(folder: str) -> None:
             if _SUFFIX in entry.name and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):  # removed by another process meanwhile
                     status = entry.stat()
-                    found.append((status.st_mtime, status.st_size, entry.path))
+                    found.append((status.st_mtime, max(status.st_size, _LEAST), entry.path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= limit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
 import threading
 import time
@@ -14,7 +13,7 @@ from urllib.parse import quote, urlencode, urljoin
 from microtome import config
 from microtome.errors import AuthenticationError, NotOnServerError, ProtocolError, RequestError
 from microtome.storage import credentials as credentials_
-from microtome.storage import limits
+from microtome.storage import limits, retrying
 from microtome.storage.dicomweb.address import origin, same_origin
 from microtome.storage.dicomweb.answer import Answer, CutShortError
 from microtome.storage.dicomweb.transport import Sign, failure_words, make_http, proxies_for
@@ -31,14 +30,10 @@ __all__ = ["Answer", "CutShortError", "Query", "Session", "is_of_server"]
 T = TypeVar("T")
 Query = Mapping[str, str] | tuple[tuple[str, str], ...]
 
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Of a query, these say nothing of a patient, and a server's words about them are of use.
 _PUBLIC = frozenset({"limit", "offset", "includefield", "fuzzymatching", "Modality"})
 MAX_REDIRECTS = 5
-LONGEST_WAIT = 60.0
-"""Seconds; a server that asks for a longer pause is not waited for."""
-_BACKOFF, _LONGEST_BACKOFF = 0.25, 8.0
 _SHORT = 64 << 10
 """Bytes of a body that are rather read than the connection given up."""
 
@@ -47,7 +42,7 @@ def is_of_server(error: RequestError) -> bool:
     """Tell whether an error says nothing of what was asked: whatever had been asked, it would have met it."""
     if error.status is None:
         return not isinstance(error, ProtocolError)
-    return isinstance(error, AuthenticationError) or error.status in _AGAIN - {500}
+    return isinstance(error, AuthenticationError) or error.status in retrying.AGAIN - {500}
 
 
 @dataclass(slots=True)
@@ -140,12 +135,12 @@ class Session:
             tries += 1
             allowed = min(retries, 2) if outcome.status == 500 else retries
             repeatable = idempotent or outcome.status in (429, 503)
-            if not outcome.again or not repeatable or tries > allowed or (outcome.wait or 0) > LONGEST_WAIT:
+            if not outcome.again or not repeatable or tries > allowed or (outcome.wait or 0) > retrying.LONGEST_WAIT:
                 break
             if outcome.wait is not None:
                 self._not_before = max(self._not_before, time.monotonic() + outcome.wait)
             # A kept connection that the server has closed meanwhile is no sign of trouble: the next try is at once.
-            self._pause(0 if tries == 1 and outcome.status is None else _backoff(tries))
+            self._pause(0 if tries == 1 and outcome.status is None else retrying.backoff(tries))
         raise self._error(where, outcome, tries)
 
     def _sign(self, url: str) -> SecretHeaders | None:
@@ -154,7 +149,7 @@ class Session:
     def _pause(self, seconds: float) -> None:
         told = self._not_before - time.monotonic()
         if told > seconds:
-            seconds = told + random.uniform(0, _BACKOFF)  # all who wait would come back at once
+            seconds = told + random.uniform(0, retrying.BACKOFF)  # all who wait would come back at once
         if seconds > 0:
             time.sleep(seconds)
 
@@ -256,13 +251,13 @@ class Session:
     def _refused(self, answer: Answer, query: Query, signed: Sign, used: SecretHeaders | None) -> _Failure:
         told = [value for name, value in _pairs(query) if name not in _PUBLIC]
         words = server_words(answer, [*told, *signed.secrets()])
-        wait = _retry_after(answer.headers.get("retry-after", ""))
-        if wait is not None and wait > LONGEST_WAIT:
+        wait = retrying.retry_after(answer.headers.get("retry-after", ""))
+        if wait is not None and wait > retrying.LONGEST_WAIT:
             words = f"asks to wait {wait:.0f} s; {words}"
         if answer.status in _REDIRECTS:
             words = f"too many redirects; {words}"
         why = words.rstrip("; ") or "no reason is given"
-        return _Failure(why, answer.status in _AGAIN, answer.status, wait, used=used)
+        return _Failure(why, answer.status in retrying.AGAIN, answer.status, wait, used=used)
 
     def may_fetch(self, url: str) -> None:
         """Refuse a URL of a host that is neither the service's nor allowed.
@@ -324,21 +319,3 @@ def _pairs(query: Query) -> list[tuple[str, str]]:
 
 def _lower(response: requests.Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.headers.items()}
-
-
-def _backoff(tries: int) -> float:
-    longest: float = min(_BACKOFF * 2**tries, _LONGEST_BACKOFF)
-    return random.uniform(longest / 2, longest)
-
-
-def _retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header, which states them or a date (RFC 9110 10.2.3)."""
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value[:9])
-    try:
-        date = email.utils.parsedate_to_datetime(value).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return max(0.0, date - time.time())
