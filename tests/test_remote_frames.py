@@ -6,6 +6,7 @@ counted by the server.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,14 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import microtome as mt
 from microtome.errors import MissingFrameError
+from microtome.storage import BytesSource
 from microtome.storage.ranges import GAP, MOST, WASTE, merge
+from microtome.storage.reading_ahead import ReadingAhead
 from microtome.testing import RangeServer, SyntheticSlide, make_slide
 from test_frame_index import grid, write_tiff
 
 FRAME = 64
+NUMBERED = np.arange(5 << 19, dtype="<u4").tobytes()
+"""10 MB, each place of which is told by its bytes."""
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +180,45 @@ def test_large_items_are_passed_over(server: RangeServer, made: Made) -> None:
     np.testing.assert_array_equal(image[4000:4096, 8000:8192].values, slide.region(0, 4000, 8000, 96, 192))
     of_frame = 2048 * 2048 * 3
     assert server.counts.bytes < slide.files[0].stat().st_size - 2 * of_frame
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(st.sampled_from(["read", "announce", "keep"]), st.integers(0, 10 << 20), st.integers(0, 2 << 20)),
+        max_size=12,
+    )
+)
+def test_reading_ahead_gives_the_bytes_of_the_file(asked: list[tuple[str, int, int]]) -> None:
+    """Whatever was read before, in front of it or behind it, announced or forgotten."""
+    ahead = ReadingAhead(BytesSource(NUMBERED, "numbered"))
+    for what, at, length in asked:
+        if what == "read":
+            assert ahead.read(at, length) == NUMBERED[at : at + length]
+        elif what == "announce":
+            ahead.announce(at)
+        else:
+            ahead.keep(at, at + length)
+
+
+def test_the_arrays_of_a_tiff_may_lie_in_front_of_its_directory(tmp_path: Path) -> None:
+    file = grid("jpeg", across=120, down=90)
+    path = tmp_path / "a.dcm"
+    file.write(path)
+    at = file.end + 8
+    arrays = np.array([[start + 8 for start in file.starts], [len(s) for s in file.streams]], "<u4").tobytes()
+    # 5 MB lie between them, more than is read over.
+    place = at + len(arrays) + (5 << 20)
+    entries = [(324, 4, len(file.starts), at), (325, 4, len(file.starts), at + len(arrays) // 2)]
+    directory = struct.pack("<H", 2) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    file.write(path, preamble=struct.pack("<2sHI", b"II", 42, place))
+    path.write_bytes(path.read_bytes() + arrays + bytes(5 << 20) + directory)
+    with RangeServer(tmp_path) as server:
+        image = mt.open_slide(f"{server.url}/a.dcm", chunks=None)["level0"].image
+        server.counts.reset()
+        np.testing.assert_array_equal(image[100:116, 100:116].values, file.pixels[100:116, 100:116])
+        assert len(ranged(server)) <= 3 + 2  # directory, two arrays, two rows of frames
+        assert server.counts.bytes < 1 << 20
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------

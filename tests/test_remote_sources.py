@@ -7,8 +7,10 @@ import logging
 import multiprocessing
 import os
 import random
+import socket
 import threading
 import traceback
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +31,7 @@ from microtome.errors import (
     SlideChangedError,
     SlideNotFoundError,
 )
-from microtome.storage import FileEntry, Source, list_files, retrying
+from microtome.storage import Source, list_files, retrying
 from microtome.storage.uri import display_uri, holds_secret, server_name, url_holds_secret
 from microtome.testing import Fault, FaultRule, RangeServer, SyntheticSlide, make_slide
 from stores import GS_TOKEN, Store, forget_filesystems
@@ -229,6 +231,23 @@ def test_another_size_is_noticed_without_a_tag(served: RangeServer, tmp_path: Pa
         source.read(1000, 10)
 
 
+def test_marks_of_one_kind_are_compared(served: RangeServer) -> None:
+    source = list_files([f"{served.url}/a.dcm"])[0].source()
+    served.faults = [FaultRule("*", Fault(headers={"ETag": ""}))]
+    assert source.read(3, 4) == DATA[3:7]
+
+
+def test_an_archive_that_changes(served: RangeServer, tmp_path: Path) -> None:
+    for data in (DATA, DATA[::-1]):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("a.dcm", data)
+        if data == DATA:
+            source = list_files([f"zip://a.dcm::{served.url}/x.zip"])[0].source()
+            assert source.read(7, 5) == DATA[7:12]
+    with pytest.raises(SlideChangedError):
+        source.read(7, 5)
+
+
 def test_a_weak_tag_is_a_tag(served: RangeServer) -> None:
     served.faults = [FaultRule("*", Fault(headers={"ETag": 'W/"17"'}))]
     source = list_files([f"{served.url}/a.dcm"])[0].source()
@@ -271,6 +290,9 @@ def test_identities(served: RangeServer, tmp_path: Path) -> None:
     assert one.identity == again.identity == signed.identity != other.identity  # a signature is another each time
     assert one.key == again.key
     assert len({one.key, other.key, signed.key}) == 3
+    served.faults = [FaultRule("*", Fault(headers={"ETag": ""}))]  # then the time counts, which others may have
+    assert source_of(served, "?id=1").identity != source_of(served, "?id=2").identity
+    served.faults = []
     with_header = source_of(served, headers={"X-Who": "me"})
     assert with_header.key != one.key  # who asks in another way may be shown other bytes
     os.utime(tmp_path / "a.dcm", ns=(1, 1))
@@ -470,6 +492,32 @@ def test_no_page_that_lists(served: RangeServer) -> None:
         list_files([f"{served.url}/"])
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Accepts connections, and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.timeout(20)  # left to themselves, filesystems try for minutes
+@pytest.mark.parametrize("kind", ["gs", "gs file", "s3", "http", "simplecache", "zip gs", "zip http"])
+def test_a_silent_server_is_not_waited_for(silent: str, kind: str) -> None:
+    gs, s3 = {"token": "anon", "endpoint_url": silent}, {"endpoint_url": silent, "anon": True}
+    uri, options = {
+        "gs": ("gs://b/x/", gs),
+        "gs file": ("gs://b/x.dcm", gs),
+        "s3": ("s3://b/x/", s3),
+        "http": (f"{silent}/x/", {}),
+        "simplecache": (f"simplecache::{silent}/a.dcm", {}),
+        "zip gs": ("zip://::gs://b/x.zip", {"gs": gs}),
+        "zip http": (f"zip://::{silent}/x.zip", {}),
+    }[kind]
+    with mt.config.set(http_timeout=1, http_retries=0), pytest.raises(RequestError, match="sent nothing"):
+        list_files([uri], options)
+
+
 # -- filesystems that are not there
 
 
@@ -509,15 +557,9 @@ def _read_in_child(source: Source, queue: Any) -> None:
         queue.put(f"{type(e).__name__}: {e}")
 
 
-def _read_again(entries: list[FileEntry], queue: Any) -> None:
-    queue.put([entry.source().read(5, 5) for entry in entries])
-
-
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("name", ["nginx", "gs", "s3", "zip"])
 def test_a_forked_process_reads(stores: Any, name: str, tmp_path: Path) -> None:
-    import zipfile
-
     if name == "zip":
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr("a.dcm", DATA)
@@ -587,6 +629,10 @@ def test_secrets_do_not_travel(made: SyntheticSlide, s3: Store, gs: Store) -> No
     with pytest.raises(OptionError, match="does not leave this process"):
         pickle.dumps(mt.open_slide(gs.put(made.folder), storage_options=given)["level0"].image.data)
     pickle.dumps(mt.open_slide(url, storage_options=s3.storage_options)["level0"].image.data)
+    entry = list_files([url], secret)[0]
+    for thing in (entry, entry.source()):
+        with pytest.raises(OptionError, match="does not leave this process"):
+            pickle.dumps(thing)
 
 
 @pytest.fixture(scope="module")

@@ -48,8 +48,9 @@ def member_source(fs: Any, path: str, uri: str, shown: str) -> Source | None:
         return None
     if is_a(inner, "LocalFileSystem"):
         return _Member(LocalSource(where, size), about.header_offset, about.file_size, shown)
-    # Known of a bucket, and asked for once of others.
-    details = asked(lambda: getattr(fs.fo, "details", None) or inner.info(where), shown, server_name(uri))
+    details = getattr(fs.fo, "details", {})
+    if not mark_of_store(details):  # of a bucket it is known
+        details = fs.fo.details = asked(lambda: inner.info(where), shown, server_name(uri))
     archive = FsspecSource(inner, where, size, uri, shown, mark_of_store(details))
     return _Member(archive, about.header_offset, about.file_size, shown)
 

@@ -52,15 +52,17 @@ def filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
         if names_file(value) and not os.path.exists(os.path.expanduser(value)):
             raise OptionError(f"{shown}: storage_options name a file of credentials that is not here")
     inside = {name: value for name, value in options.items() if name in schemes[1:]}
-    made: tuple[Any, Any] | Failure = None, ""
-    # From the inside out: what it is in is read where a filesystem is made.
-    for part, given in ([("::".join(chain(uri)[1:]), inside)] if len(schemes) > 1 else []) + [(uri, options)]:
+    steps = [(uri, options)]
+    if len(schemes) > 1:  # what it is in is read when a filesystem is made
+        steps.insert(0, ("::".join(chain(uri)[1:]), inside))
+    fs = path = None
+    for part, given in steps:
         made = attempt(functools.partial(fsspec.core.url_to_fs, part, **_copy(given)))
         if isinstance(made, Failure):
             raise made.error(shown)
-        _used.here.add(made[0])
-        _try_once(made[0])
-    fs, path = made
+        fs, path = made
+        _used.here.add(fs)
+        _try_once(fs)
     return fs, str(path)
 
 

@@ -121,6 +121,8 @@ def _failure(e: Exception) -> Failure:
     if status is not None:
         return of_status(status, _code(e))
     if isinstance(e, FileNotFoundError):
+        if isinstance(e.__cause__, Exception) and not isinstance(e.__cause__, FileNotFoundError) and not _response(e):
+            return _failure(e.__cause__)  # so fsspec says whatever a web server answers
         return Failure("is not there", kind=NotOnServerError)
     if isinstance(e, FileExistsError):  # so gcsfs says that a generation is another
         return Failure("changed since it was listed", kind=SlideChangedError)
