@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -124,7 +125,12 @@ def test_clouds(
     gs, s3 = stores["gs"], stores["s3"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     url = gs.put(one_slide)
+    archive = tmp_path / "slides.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for file in one_slide.iterdir():
+            zipped.write(file, f"slide/{file.name}")
     places = {
+        "gs://bucket/slides.zip": gs.write("slides/of-documents.zip", archive.read_bytes()),
         "gs://bucket/slide/": url,
         '"gs://bucket/"': f'"{url}"',
         "s3://bucket/slide/": s3.put(one_slide),
@@ -132,6 +138,7 @@ def test_clouds(
     }
     mt.cache.clear()
     scope = run_page("clouds", places)
+    gs.remove("of-documents.zip")  # other tests list this bucket
     assert list(scope["table"].levels) == [4]
     assert scope["opening"] == 8
     assert scope["reading"] == 5
@@ -147,7 +154,14 @@ def test_clouds(
 
 def test_cohorts_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_page("cohorts")["patches"].sizes["patch"] > 4
+    scope = run_page("cohorts")
+    assert scope["patches"].sizes["patch"] > 4
+    assert scope["results"].error["broken"].startswith("NotASlideError: ")
+    assert scope["good"].names == scope["cohort"].names
+    assert list(scope["some"].attrs["skipped"]) == ["broken"]
+    if "pixels" in scope:
+        assert scope["pixels"].shape == (8, 3, 224, 224)
+        assert set(scope["train"].slide.values) <= {"case-0", "case-1", "case-2"}
 
 
 @pytest.mark.parametrize("document", ["levels", "patches", "colour", "from-ez-wsi", "from-openslide", "from-pathml"])
