@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,13 @@ def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with mt.config.set(cache_dir=folder):
         yield
     del os.environ["MICROTOME_CACHE_DIR"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_count() -> None:
+    """A shell that runs the tests in the background has them ignore SIGINT, and so all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
