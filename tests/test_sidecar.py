@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ import microtome as mt
 from microtome.errors import OptionError
 from microtome.lazy.unwrap import unwrap
 from microtome.storage import sidecar
+from microtome.storage.remote import FsspecSource
 from microtome.testing import RangeServer, SyntheticSlide, make_slide
 
 ARRAYS = {"starts": np.arange(5000, dtype=np.int64), "spans": np.arange(5000, dtype=np.uint32)}
@@ -322,3 +324,31 @@ def test_arrays_that_make_no_index(slide: SyntheticSlide, kept: Path, change: di
         sidecar.store(identity, arrays | change)
         again = mt.open_slide(url, chunks=None)["level0"].image
         np.testing.assert_array_equal(again[800:900, 800:900].values, slide.region(0, 800, 800, 100, 100))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("https://host/a.dcm?id=1", "https://host/a.dcm?id=2", False),
+        ("https://host/a.dcm?id=1&X-Amz-Signature=a", "https://host/a.dcm?id=1&X-Amz-Signature=b", True),
+        ("https://host/a.dcm?sv=1&sig=abc", "https://host/a.dcm?sv=2&sig=def", True),
+        ("https://user:secret@host/a.dcm", "https://host/a.dcm", True),
+        ("https://host/a.dcm", "https://host/b.dcm", False),
+    ],
+)
+def test_signatures_tell_no_files_apart(one: str, other: str, alike: bool) -> None:
+    fs = fsspec.filesystem("memory")
+    marks = [FsspecSource(fs, "a", 10, uri, "shown", "mark").identity for uri in (one, other)]
+    assert (marks[0] == marks[1]) == alike
+
+
+def test_frames_belong_to_who_asked_for_them() -> None:
+    """Two filesystems of the same options may ask for two accounts, which the environment named one after the other."""
+    fsspec.filesystem("memory").clear_instance_cache()
+    first = fsspec.filesystem("memory")
+    again = FsspecSource(first, "a", 10, "memory://a", "memory://a", "mark").key
+    assert again == FsspecSource(first, "a", 10, "memory://a", "memory://a", "mark").key
+    first.clear_instance_cache()
+    second = fsspec.filesystem("memory")
+    assert second is not first
+    assert again != FsspecSource(second, "a", 10, "memory://a", "memory://a", "mark").key

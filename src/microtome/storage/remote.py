@@ -17,10 +17,9 @@ from microtome.storage import limits
 from microtome.storage.fetching import Wanted, fetch
 from microtome.storage.filesystems import is_a, of_this_process
 from microtome.storage.forks import renew_in_forks
-from microtome.storage.http_answers import is_date
 from microtome.storage.refusals import Failure, attempt
 from microtome.storage.retrying import LONGEST_WAIT, backoff
-from microtome.storage.uri import display_uri, server_name
+from microtome.storage.uri import server_name, unsigned
 from microtome.storage.workers import Workers
 
 __all__ = ["FsspecSource", "asked", "place"]
@@ -90,6 +89,19 @@ def asked(call: Any, where: str, server: str = "") -> Any:
     raise outcome.error(where, tries)
 
 
+def _way(fs: Any) -> object:
+    """Return what stands for a filesystem in keys: for this very object, and so for whom it asks.
+
+    Another one with the same options may ask for somebody else, whom the environment named meanwhile. This is no
+    reference to the filesystem, which would keep its connections open.
+    """
+    try:
+        return fs._microtome_way
+    except AttributeError:
+        fs._microtome_way = object()  # two threads at a time: their frames are kept twice
+        return fs._microtome_way
+
+
 class FsspecSource:
     """A file of any filesystem that fsspec knows and that can read ranges.
 
@@ -112,14 +124,11 @@ class FsspecSource:
     def __init__(self, fs: Any, path: str, size: int, uri: str, shown: str, mark: str = "") -> None:
         self.uri = shown
         self.size = size
-        # A signature in a query is another one each time. What is not shown may tell files apart that were written in
-        # the same second.
-        name = uri if is_date(mark) else display_uri(uri)
         endpoint = fs.storage_options.get("endpoint_url") or ""
-        told = repr((name, endpoint, size, mark)).encode()
+        told = repr((unsigned(uri), endpoint, size, mark)).encode()
         self.identity = blake2b(told, digest_size=20).hexdigest() if mark else ""
         # Without a mark the same name may soon be another file, of which nothing is known that was learnt before.
-        self.key: Hashable = (getattr(fs, "_fs_token", id(fs)), path, size, mark) if mark else (path, object())
+        self.key: Hashable = (_way(fs), path, size, mark) if mark else (path, object())
         self._server = server_name(uri)
         self._fs = fs
         self._pid = os.getpid()

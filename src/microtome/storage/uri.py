@@ -13,6 +13,7 @@ __all__ = [
     "names_file",
     "scheme",
     "server_name",
+    "unsigned",
     "url_holds_secret",
 ]
 
@@ -27,6 +28,11 @@ _SECRET_NAME = re.compile(
 _PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 _SIGNATURE = re.compile(r"^sig$|signature", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&]([^=&#]+)=[^&#]")
+_SIGNING = re.compile(
+    r"(?<=[?&])(X-(Amz|Goog)-[\w-]+|sig(nature)?|expires|googleaccessid|awsaccesskeyid|key-pair-id|policy|"
+    r"s[vtepr]|spr|sip|sk[a-z]+|token)=[^&#:]*&?",
+    re.IGNORECASE,
+)
 _NOT_SECRET = {"anon", "google_default", "cloud", "cache", "browser", ""}
 _FILE_OF_SECRETS = re.compile(r"(/|~|[A-Za-z]:[\\/])(?!/)|.*\.(json|pem|p12)$")
 _NAMED = frozenset({"gs", "gcs", "s3", "s3a", "memory", "zip", "tar", "libarchive", "dir"})
@@ -109,6 +115,14 @@ def holds_secret(options: object, name: str = "") -> bool:
 def names_file(option: str) -> bool:
     """Tell whether an option of a filesystem is the path of a file rather than a secret itself."""
     return bool(_FILE_OF_SECRETS.match(option))
+
+
+def unsigned(uri: str) -> str:
+    """Return a URL without user and password, and without what signs it: for the same file that is another each time.
+
+    The rest of a query stays, for it may say which file is meant.
+    """
+    return _SIGNING.sub("", _USERINFO.sub(r"\1", uri)).rstrip("?&")
 
 
 def url_holds_secret(uri: str) -> bool:
