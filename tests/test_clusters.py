@@ -42,7 +42,7 @@ from microtome.testing.dicomweb import DICOMwebServer, Fault
 from secrets_search import find_secret, whole_traceback
 
 distributed = pytest.importorskip("distributed")
-pytestmark = [pytest.mark.timeout(100), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 LIMIT = 4096
 WIDTH, HEIGHT, FRAME = 700, 600, 64
@@ -50,6 +50,7 @@ CHUNKS = {"y": 128, "x": 192}
 FIRST, SECOND = "Zk3qP9vXw7LmTb5RhYc2", "Hd8sFj4NuGa6WeKo1QiV"
 QUIET: dict[str, Any] = {
     "distributed.worker.daemon": True,
+    "distributed.comm.timeouts.connect": "90s",  # processes start slowly on a busy machine
     "distributed.scheduler.locks.lease-timeout": "2s",
     "distributed.scheduler.locks.lease-validation-interval": "500ms",
 }
@@ -518,7 +519,7 @@ def nanny_pids(client: Any) -> list[int]:
     return [nanny.pid for nanny in client.cluster.workers.values()]
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 30) -> None:
+def wait_until(true: Callable[[], Any], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -533,7 +534,7 @@ def test_a_worker_that_dies(made: SyntheticSlide, pair: Any, new_to_servers: Non
         wait_until(lambda: len(server.requests) > 12)
         os.kill(nanny_pids(pair)[0], signal.SIGKILL)
         np.testing.assert_array_equal(future.result(timeout=60), made.pixels(0))
-    pair.wait_for_workers(2, timeout=30)
+    pair.wait_for_workers(2, timeout=90)
 
 
 def test_workers_that_come_and_go(made: SyntheticSlide, new_to_servers: None) -> None:
@@ -570,14 +571,14 @@ def threads_here() -> tuple[int, int]:
 
 def test_workers_decode_with_their_own_threads(pair: Any, many: Any, threaded: Any) -> None:
     for client, threads in ((pair, 1), (many, 4)):
-        assert client.submit(threads_here, pure=False).result(timeout=30) == (threads, threads)
+        assert client.submit(threads_here, pure=False).result(timeout=90) == (threads, threads)
         mt.cluster.configure(client, decode_threads=3)
-        assert client.submit(threads_here, pure=False).result(timeout=30) == (3, 3)
+        assert client.submit(threads_here, pure=False).result(timeout=90) == (3, 3)
         mt.cluster.configure(client)
-        assert client.submit(threads_here, pure=False).result(timeout=30) == (threads, threads)
-    assert threaded.submit(threads_here, pure=False).result(timeout=30) == (4, 4)  # two workers of two
+        assert client.submit(threads_here, pure=False).result(timeout=90) == (threads, threads)
+    assert threaded.submit(threads_here, pure=False).result(timeout=90) == (4, 4)  # two workers of two
     with mt.config.set(decode_threads=7):
-        assert threaded.submit(threads_here, pure=False).result(timeout=30) == (7, 7)
+        assert threaded.submit(threads_here, pure=False).result(timeout=90) == (7, 7)
 
 
 def test_threads_are_those_of_the_processors_without_workers() -> None:
@@ -645,7 +646,7 @@ def test_settings_reach_workers(pair: Any, threaded: Any) -> None:
         client.run(lambda: None)
     os.kill(nanny_pids(pair)[0], signal.SIGKILL)
     wait_until(lambda: len(pair.scheduler_info()["workers"]) < 2)
-    pair.wait_for_workers(2, timeout=30)
+    pair.wait_for_workers(2, timeout=90)
     assert list(pair.run(settings).values()) == [(5, before[1])] * 2
     for client in (pair, threaded):
         mt.cluster.configure(client)
@@ -661,7 +662,7 @@ def test_settings_go_with_workers_of_this_process() -> None:
         client.cluster.scale(1)
         wait_until(lambda: len(client.scheduler_info()["workers"]) == 1)
         assert mt.config.get().frame_cache_bytes == 123
-        assert client.submit(one_request, "https://a:1", pure=False).result(timeout=30)
+        assert client.submit(one_request, "https://a:1", pure=False).result(timeout=90)
     assert mt.config.get().frame_cache_bytes == before
     assert limits._requests.share is None
 
@@ -718,9 +719,9 @@ def test_servers_are_limited_each_by_itself(many: Any) -> None:
     with shared(many, 1):
         slow = many.submit(hold, a, 1.5, pure=False)
         time.sleep(0.2)
-        many.submit(hold, b, 0.0, pure=False).result(timeout=10)
+        many.submit(hold, b, 0.0, pure=False).result(timeout=60)
         assert not slow.done()
-        slow.result(timeout=30)
+        slow.result(timeout=90)
 
 
 def test_a_dead_worker_blocks_nobody_for_ever(made: SyntheticSlide, pair: Any, new_to_servers: None) -> None:
@@ -740,7 +741,7 @@ def test_a_dead_worker_blocks_nobody_for_ever(made: SyntheticSlide, pair: Any, n
         held.cancel()
         os.kill(pid, signal.SIGKILL)
         assert waits.result(timeout=20)
-        pair.wait_for_workers(2, timeout=30)
+        pair.wait_for_workers(2, timeout=90)
 
 
 def test_waiting_for_a_lease_leaves_the_worker_responsive(pair: Any) -> None:
@@ -758,7 +759,7 @@ def test_waiting_for_a_lease_leaves_the_worker_responsive(pair: Any) -> None:
         pair.run(os.getpid, workers=[second])  # answered by its event loop
         assert not held.done()
         assert not waits.done()
-        waits.result(timeout=30)
+        waits.result(timeout=90)
 
 
 def test_coroutines_are_told_to_use_a_thread(pair: Any) -> None:
@@ -773,8 +774,8 @@ def test_coroutines_are_told_to_use_a_thread(pair: Any) -> None:
 
     with shared(pair, 1):
         with pytest.raises(OptionError, match="to_thread"):
-            pair.submit(blocks, pure=False).result(timeout=30)
-        assert pair.submit(well, pure=False).result(timeout=30)
+            pair.submit(blocks, pure=False).result(timeout=90)
+        assert pair.submit(well, pure=False).result(timeout=90)
 
 
 def test_who_cannot_ask_the_scheduler_says_so(made: SyntheticSlide) -> None:
