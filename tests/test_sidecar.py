@@ -276,17 +276,23 @@ def test_a_changed_file_is_walked_again(slide: SyntheticSlide, kept: Path, tmp_p
     assert len(files(kept)) == 2
 
 
+def index_of(url: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the identity of a file, and what is kept of it once it was read; its frames are forgotten."""
+    image = mt.open_slide(url, chunks=None)["level0"].image
+    _ = image[0:10, 0:10].values
+    view = unwrap(image.variable)
+    assert view is not None
+    identity = view.array.reader.files[0][0].source._source.identity
+    arrays = sidecar.load(identity)
+    assert arrays is not None
+    mt.cache.clear()
+    return identity, arrays
+
+
 def test_an_index_that_lies_is_replaced(slide: SyntheticSlide, kept: Path) -> None:
     with RangeServer(slide.folder) as server:
         url = f"{server.url}/{slide.files[0].name}"
-        image = mt.open_slide(url, chunks=None)["level0"].image
-        _ = image[0:10, 0:10].values
-        view = unwrap(image.variable)
-        assert view is not None
-        identity = view.array.reader.files[0][0].source._source.identity
-        arrays = sidecar.load(identity)
-        assert arrays is not None
-        mt.cache.clear()
+        identity, arrays = index_of(url)
         sidecar.store(identity, arrays | {"starts": arrays["starts"] + 4, "rung": np.array(0)})
         again = mt.open_slide(url, chunks=None)["level0"].image
         np.testing.assert_array_equal(again[800:900, 800:900].values, slide.region(0, 800, 800, 100, 100))
@@ -313,14 +319,7 @@ def test_an_index_that_lies_is_replaced(slide: SyntheticSlide, kept: Path) -> No
 def test_arrays_that_make_no_index(slide: SyntheticSlide, kept: Path, change: dict[str, np.ndarray]) -> None:
     with RangeServer(slide.folder) as server:
         url = f"{server.url}/{slide.files[0].name}"
-        image = mt.open_slide(url, chunks=None)["level0"].image
-        _ = image[0:10, 0:10].values
-        view = unwrap(image.variable)
-        assert view is not None
-        identity = view.array.reader.files[0][0].source._source.identity
-        arrays = sidecar.load(identity)
-        assert arrays is not None
-        mt.cache.clear()
+        identity, arrays = index_of(url)
         sidecar.store(identity, arrays | change)
         again = mt.open_slide(url, chunks=None)["level0"].image
         np.testing.assert_array_equal(again[800:900, 800:900].values, slide.region(0, 800, 800, 100, 100))

@@ -16,7 +16,7 @@ from microtome.storage.retrying import retry_after
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-__all__ = ["HttpAnswer", "is_date", "is_page", "mark_of", "mark_of_store", "plain_tag", "refused"]
+__all__ = ["HttpAnswer", "is_page", "mark_of", "mark_of_store", "plain_tag", "refused"]
 
 MAX_REDIRECTS = 5
 _ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})+")
@@ -79,7 +79,7 @@ def mark_of(headers: Mapping[str, str], like: str = "") -> str:
     To be compared with another mark, ``like``, it must be of the same kind.
     """
     if like:
-        return headers.get("Last-Modified", "") if is_date(like) else plain_tag(headers.get("ETag", ""))
+        return headers.get("Last-Modified", "") if _is_date(like) else plain_tag(headers.get("ETag", ""))
     return plain_tag(headers.get("ETag", "")) or headers.get("Last-Modified", "")
 
 
@@ -88,7 +88,7 @@ def mark_of_store(info: Mapping[str, Any]) -> str:
     return plain_tag(next((str(info[key]) for key in _MARKS if info.get(key)), ""))
 
 
-def is_date(mark: str) -> bool:
+def _is_date(mark: str) -> bool:
     """Tell whether a mark is a time of modification, of which others may have the same."""
     return mark.endswith(" GMT")
 

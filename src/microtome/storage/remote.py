@@ -22,10 +22,10 @@ from microtome.storage.retrying import LONGEST_WAIT, backoff
 from microtome.storage.uri import server_name, unsigned
 from microtome.storage.workers import Workers
 
-__all__ = ["FsspecSource", "asked", "place"]
+__all__ = ["FsspecSource", "asked", "in_parallel"]
 
 
-def place(server: str) -> AbstractContextManager[object]:
+def _place(server: str) -> AbstractContextManager[object]:
     """Return what is held during a request to a server, by the name that `server_name` gives; nothing without one."""
     return limits.request(server) if server else nullcontext()
 
@@ -54,7 +54,8 @@ class _Turns:
 
 
 _turn = _Turns()
-_workers = Workers()
+in_parallel = Workers().parallel
+"""Calls on many items, as many at a time as requests to a server may be under way."""
 
 
 def asked(call: Any, where: str, server: str = "") -> Any:
@@ -76,7 +77,7 @@ def asked(call: Any, where: str, server: str = "") -> Any:
     """
     tries = 0
     while True:
-        with place(server):
+        with _place(server):
             outcome = attempt(call)
         if not isinstance(outcome, Failure):
             return outcome
@@ -171,4 +172,4 @@ class FsspecSource:
         """Return the bytes of several (offset, length), each as `read` would; several are in flight at a time."""
         if not type(self._fs).async_impl:
             return [self.read(offset, length) for offset, length in ranges]
-        return _workers.parallel(lambda r: self.read(*r), ranges)
+        return in_parallel(lambda r: self.read(*r), ranges)

@@ -15,18 +15,15 @@ from microtome.errors import NotOnServerError, RequestError, SlideNotFoundError
 from microtome.storage.filesystems import filesystem, is_a
 from microtome.storage.http_answers import mark_of_store
 from microtome.storage.refusals import Failure, RefusedError
-from microtome.storage.remote import asked
+from microtome.storage.remote import asked, in_parallel
 from microtome.storage.uri import chain, display_uri, server_name
 from microtome.storage.web_pages import About, about, links, page
-from microtome.storage.workers import Workers
 
 __all__ = ["Found", "list_remote"]
 
 _MAGIC = re.compile(r"[*?[]")
 DEEPEST = 32
 """Folders below folders on a web server, which may lead back to where they began."""
-
-_workers = Workers()
 
 
 class Found(NamedTuple):
@@ -197,7 +194,7 @@ def _of_web(fs: Any, url: str, where: str, server: str) -> Iterator[Found]:
         told: About = asked(lambda: about(fs, file), display_uri(file), server)
         return told
 
-    for file, told in zip(files, _workers.parallel(look, files), strict=True):
+    for file, told in zip(files, in_parallel(look, files), strict=True):
         yield _web_file(fs, file, told, where)
 
 
@@ -210,7 +207,7 @@ def _files_of_pages(fs: Any, url: str, server: str, *, deep: bool) -> list[str]:
     files: list[str] = []
     folders = [url]
     for _ in range(DEEPEST):
-        inside = [link for found in _workers.parallel(look, folders) for link in found]
+        inside = [link for found in in_parallel(look, folders) for link in found]
         files += [link for link in inside if not urlsplit(link).path.endswith("/")]
         folders = [link for link in inside if urlsplit(link).path.endswith("/")]
         if not deep or not folders:
