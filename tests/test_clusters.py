@@ -627,7 +627,7 @@ def test_a_worker_of_one_thread_decodes_in_one(source: Any, pair: Any, new_to_se
     uri, options = source
     image = mt.open_slide(uri, chunks={"y": -1, "x": -1}, fill=2, **options)["level0"].image
     pair.run(mt.cache.clear)
-    # Fewer at a time than a token is good for: others would use up the one that a request has just renewed and waits with.
+    # Fewer at a time than a token is good for: others would use up one that was just renewed, before its turn comes.
     mt.cluster.configure(pair, frames_per_request=4, requests_per_server=8)
     assert pair.submit(peak_of_decoding, image, pure=False).result(timeout=60) == 1
     mt.cluster.configure(pair)
